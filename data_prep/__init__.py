@@ -1,0 +1,1 @@
+"""Raw arXiv sources to packed tokens, one standalone script a stage."""
