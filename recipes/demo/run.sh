@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# The demo: a small arXiv of our own to a model that AutoModelForCausalLM loads.
+# Promise: 2 CPU cores, 4 GB of memory, 100 MB of disk, under 5 minutes after installation, no network, no compiler.
+# Killed at any moment, the same command goes on where it was. To start anew: make clean.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+OUT=${OUT:-runs/demo}
+SAMPLE=dataset_train_val/sample
+export DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false WANDB_MODE=${WANDB_MODE:-disabled}
+
+say() { printf '\n== %s\n' "$*"; }
+
+say "1/6 sources to text: $OUT/dataset"
+python data_prep/prepare_dataset.py --metadata $SAMPLE/metadata.jsonl --sources $SAMPLE/sources --out "$OUT/dataset" --val-frac 0.1
+
+say "2/6 text to tokenizer: $OUT/tokenizer"
+python data_prep/train_tokenizer.py --input "$OUT/dataset/train.jsonl" --vocab-size 4096 --out "$OUT/tokenizer"
+
+say "3/6 text to tokens: $OUT/dataset/tokens"
+python data_prep/pack_tokens.py --dataset "$OUT/dataset" --tokenizer "$OUT/tokenizer"
+
+say "4/6 tokens to model: $OUT/hf"
+deepspeed --num_gpus 2 train.py --config recipes/demo/config.json --deepspeed-config recipes/demo/ds_config.json \
+    --dataset "$OUT/dataset" --tokenizer "$OUT/tokenizer" --out "$OUT"
+
+say "5/6 perplexity on the papers that training never saw"
+python evaluate.py perplexity --model "$OUT/hf" --dataset "$OUT/dataset"
+
+say "6/6 a few lines from the model"
+python generate.py --model "$OUT/hf" --prompt "Let \$p\$ be a prime number. Then" --max-new-tokens 60 --seed 0
+
+say "done: text in $OUT/dataset, tokenizer in $OUT/tokenizer, model in $OUT/hf, metrics in $OUT/metrics.jsonl"
