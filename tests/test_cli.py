@@ -71,8 +71,7 @@ def test_atomic_write_leaves_the_old_file_when_the_block_raises(tmp_path: Path) 
     path = tmp_path / "out.jsonl"
     path.write_text("old")
     with pytest.raises(TypeError, match="str"), atomic_write(path) as file:
-        file.write("half")
-        file.write(3)
+        file.writelines(["half", 3])
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["out.jsonl"]
 
