@@ -1,0 +1,455 @@
+"""How well a checkpoint predicts text that it never saw: bits per byte first, token perplexity beside it.
+
+In: a Hugging Face folder and the val.jsonl of a dataset. Out: tables on stdout (all documents, by subject, prose against
+mathematics, by length of the context), each with a 95% confidence interval; the same as JSON with --out.
+
+Bits per byte compare models with different tokenizers; token perplexity does not: longer tokens make it larger. Each document
+is BOS + its text. Windows slide over it, so that every byte of the text is predicted exactly once, with as much context
+as the window allows. The end-of-text token is no byte of the text and is not counted.
+
+Examples:
+    python evaluate.py perplexity --model runs/pretrain/hf --dataset dataset_train_val
+    python evaluate.py perplexity --model runs/pretrain/hf --dataset dataset_train_val --context-tokens 4096 --max-documents 500
+"""
+
+import itertools
+import json
+import math
+import random
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_prep.cli import Parser, Progress, UserError, atomic_write, duration, need_file, run
+from data_prep.pack_tokens import load_encoder
+from data_prep.records import read_jsonl, training_text
+from generate import check_checkpoint, load_checkpoint, training_facts
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+NUM_BOOTSTRAPS = 2_000  # resamples of the documents: the ends of a 95% interval then rest on 50 of them each
+DOCUMENTS_AT_ONCE = 64  # tokenized and sorted by length together: enough to fill batches, little to hold in memory
+LOGITS_AT_ONCE = 2_048  # rows of logits held in float32: x 102,400 entries x 4 bytes = 0.84 GB
+FIRST_CONTEXT_EDGE = 32  # the table by length of context starts with 0-31 tokens and doubles
+
+# Where LaTeX is mathematics. A token that touches such a span counts as mathematics, with all its bytes.
+MATH_ENVIRONMENTS = ("math", "displaymath", "equation", "eqnarray", "align", "alignat", "flalign", "gather", "multline")
+MATH_START = re.compile(
+    r"\\\\|\\\$|(?P<dollars>\$\$?)|\\(?P<bracket>[(\[])|\\begin\{(?P<name>(?:"
+    + "|".join(MATH_ENVIRONMENTS)
+    + r")\*?)\}"
+)
+LAST_POINT_OF_WIDTH = (0x7F, 0x7FF, 0xFFFF)  # UTF-8: the last code points of 1, 2 and 3 bytes
+MATH_END_OF_BRACKET = {"(": "\\)", "[": "\\]"}
+
+
+def math_spans(text: str) -> list[tuple[int, int]]:
+    r"""The [start, end) of mathematics in LaTeX text, delimiters included, left to right.
+
+    'so $x$ is \(y\)' -> [(3, 6), (10, 15)]. An escaped dollar is none; a formula that never closes ends at the next blank line.
+    """
+    spans, pos = [], 0
+    while match := MATH_START.search(text, pos):
+        pos = match.end()
+        if match["dollars"]:
+            end = match["dollars"]
+        elif match["bracket"]:
+            end = MATH_END_OF_BRACKET[match["bracket"]]
+        elif match["name"]:
+            end = f"\\end{{{match['name']}}}"
+        else:
+            continue  # an escaped backslash or dollar
+        pos = find_end(text, pos, end)
+        spans.append((match.start(), pos))
+    return spans
+
+
+def find_end(text: str, pos: int, end: str) -> int:
+    """The position after the next unescaped `end`, or of the next blank line where the formula never closes."""
+    blank = text.find("\n\n", pos)
+    limit = len(text) if blank < 0 or end.startswith("\\end") else blank
+    while (found := text.find(end, pos, limit)) >= 0:
+        if end[0] == "\\" or text[found - 1] != "\\":
+            return found + len(end)
+        pos = found + 1
+    return limit
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text as tokens. `ids`: int64 [n], BOS first; `num_bytes`, `is_math` [n - 1]: of the tokens after BOS."""
+
+    id: str
+    subject: str
+    source: str
+    ids: "np.ndarray[Any, Any]"
+    num_bytes: "np.ndarray[Any, Any]"
+    is_math: "np.ndarray[Any, Any]"
+
+
+def to_document(record: Mapping[str, Any], encoder: Any, bos_id: int) -> Document:
+    """A record of val.jsonl as a Document, tokenized as pack_tokens.py does it. Its tokens' bytes add up to its text's bytes.
+
+    A token's bytes are those from its start to the next token's start; of several byte tokens of one character the last has
+    them all, which changes no sum.
+    """
+    import numpy as np
+
+    text = training_text(record)
+    coded = encoder.encode(text, add_special_tokens=False)
+    starts = np.array([start for start, _ in coded.offsets] + [len(text)], dtype=np.int64)
+    starts[0] = 0
+    points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+    widths = np.searchsorted(LAST_POINT_OF_WIDTH, points) + 1
+    bytes_before = np.concatenate([[0], np.cumsum(widths)])
+    math_chars_before = np.zeros(len(text) + 1, dtype=np.int64)
+    for start, end in math_spans(text):
+        math_chars_before[start + 1 : end + 1] = 1
+    math_chars_before = np.cumsum(math_chars_before)
+    ends = np.maximum(starts[1:], starts[:-1] + 1)  # byte tokens share one character
+    categories = record.get("categories") or ["none"]
+    return Document(
+        id=str(record.get("id", "")),
+        subject=str(categories[0]).split(".")[0],
+        source=str(record.get("source", "")),
+        ids=np.array([bos_id, *coded.ids], dtype=np.int64),
+        num_bytes=np.diff(bytes_before[starts]),
+        is_math=math_chars_before[np.minimum(ends, len(text))] > math_chars_before[starts[:-1]],
+    )
+
+
+def windows(num_tokens: int, context: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """(start, end, first): a window feeds tokens [start, end) and is scored on the tokens [first, end + 1).
+
+    `num_tokens` counts BOS; every token after it is scored once. windows(8, 4, 2) -> (0, 4, 1), (2, 6, 5), (3, 7, 7).
+    """
+    end = min(context, num_tokens - 1)
+    yield 0, end, 1
+    while end < num_tokens - 1:
+        first, end = end + 1, min(end + stride, num_tokens - 1)
+        yield end - context, end, first
+
+
+def score(model: Any, inputs: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
+    """Negative log-likelihood in nats, float32 [n], of the targets that are not -100, in reading order.
+
+    inputs, targets: int64 [batch, length]; target [i, j] follows input [i, j]. Rows are padded on the right, where causal
+    attention never looks. Logits exist for LOGITS_AT_ONCE positions at a time.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    hidden = model.get_decoder()(input_ids=inputs, use_cache=False).last_hidden_state
+    wanted = targets != -100
+    hidden, labels = hidden[wanted], targets[wanted]
+    parts = [
+        cross_entropy(model.lm_head(rows).float(), label, reduction="none")
+        for rows, label in zip(torch.split(hidden, LOGITS_AT_ONCE), torch.split(labels, LOGITS_AT_ONCE), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def batches(
+    windows_of_all: list[tuple[int, int, int, int]], batch_tokens: int
+) -> Iterator[list[tuple[int, int, int, int]]]:
+    """Windows (document, start, end, first) in batches of like length, at most `batch_tokens` with their padding."""
+    batch: list[tuple[int, int, int, int]] = []
+    for window in sorted(windows_of_all, key=lambda one: (one[1] - one[2], one)):  # shortest last would pad most
+        longest = max([one[2] - one[1] for one in batch] + [window[2] - window[1]])
+        if batch and longest * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
+
+
+def score_documents(
+    model: Any, documents: Sequence[Document], context: int, stride: int, batch_tokens: int
+) -> list[tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]]:
+    """Of each document: nats float64 [n - 1] of its tokens after BOS, and the tokens of context that each was given."""
+    import numpy as np
+    import torch
+
+    nats = [np.full(len(one.ids) - 1, np.nan) for one in documents]
+    given = [np.zeros(len(one.ids) - 1, dtype=np.int64) for one in documents]
+    todo = [(i, *window) for i, one in enumerate(documents) for window in windows(len(one.ids), context, stride)]
+    for batch in batches(todo, batch_tokens):
+        longest = max(end - start for _, start, end, _ in batch)
+        inputs = np.zeros((len(batch), longest), dtype=np.int64)
+        targets = np.full((len(batch), longest), -100, dtype=np.int64)
+        for row, (i, start, end, first) in enumerate(batch):
+            inputs[row, : end - start] = documents[i].ids[start:end]
+            targets[row, first - 1 - start : end - start] = documents[i].ids[first : end + 1]
+        with torch.inference_mode():
+            device = model.device
+            found = (
+                score(model, torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)).cpu().numpy()
+            )
+        pos = 0
+        for i, start, end, first in batch:
+            count = end + 1 - first
+            nats[i][first - 1 : end] = found[pos : pos + count]
+            given[i][first - 1 : end] = np.arange(first - start, end - start + 1)
+            pos += count
+    return list(zip(nats, given, strict=True))
+
+
+def context_edges(context: int) -> list[int]:
+    """Where the rows of the table by length of context begin: 256 -> [1, 32, 64, 128]."""
+    edges = [1]
+    edge = FIRST_CONTEXT_EDGE
+    while edge < context:
+        edges.append(edge)
+        edge *= 2
+    return edges
+
+
+@dataclass
+class Tally:
+    """What was measured: a row per document, [bits, bytes, tokens] for each part of it.
+
+    `parts` names the parts: "all", "prose", "mathematics", then one for each range of context lengths.
+    """
+
+    context: int
+    ids: list[str] = field(default_factory=list)
+    subjects: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+    rows: list["np.ndarray[Any, Any]"] = field(default_factory=list)
+
+    @property
+    def parts(self) -> list[str]:
+        """The names of the parts, in the order of the rows' first axis."""
+        edges = context_edges(self.context)
+        ranges = [f"{low}-{high - 1}" for low, high in itertools.pairwise([*edges, self.context + 1])]
+        return ["all", "prose", "mathematics", *ranges]
+
+    def add(self, document: Document, nats: "np.ndarray[Any, Any]", given: "np.ndarray[Any, Any]") -> None:
+        """Count one document; every byte stands in exactly one of prose and mathematics and in one range of context."""
+        import numpy as np
+
+        bucket = np.searchsorted(context_edges(self.context), given, side="right") - 1
+        masks = [np.ones(len(nats), dtype=bool), ~document.is_math, document.is_math]
+        masks += [bucket == index for index in range(len(self.parts) - 3)]
+        bits = nats / math.log(2)
+        row = [[bits[mask].sum(), document.num_bytes[mask].sum(), mask.sum()] for mask in masks]
+        self.ids.append(document.id)
+        self.subjects.append(document.subject)
+        self.sources.append(document.source)
+        self.rows.append(np.array(row, dtype=np.float64))
+
+
+def interval(bits: "np.ndarray[Any, Any]", num_bytes: "np.ndarray[Any, Any]", seed: int) -> list[float] | None:
+    """The 95% bootstrap interval of sum(bits) / sum(bytes), by drawing documents with replacement; None of fewer than 2.
+
+    Documents, not tokens, are what a new sample would bring: the tokens of one paper resemble each other.
+    """
+    import numpy as np
+
+    count = len(bits)
+    if count < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    ratios: list[Any] = []
+    at_once = max(1, 4_000_000 // count)  # 32 MB of draws
+    for done in range(0, NUM_BOOTSTRAPS, at_once):
+        draws = rng.multinomial(count, np.full(count, 1 / count), size=min(at_once, NUM_BOOTSTRAPS - done))
+        ratios.append((draws @ bits) / (draws @ num_bytes))
+    low, high = np.quantile(np.concatenate(ratios), [0.025, 0.975])
+    return [float(low), float(high)]
+
+
+def table_row(name: str, rows: "np.ndarray[Any, Any]", seed: int) -> dict[str, Any] | None:
+    """One line of a table from [bits, bytes, tokens] per document [d, 3]; None where there is nothing to count."""
+    rows = rows[rows[:, 1] > 0]
+    if not len(rows):
+        return None
+    bits, num_bytes, num_tokens = rows.sum(axis=0)
+    return {
+        "name": name,
+        "bits_per_byte": bits / num_bytes,
+        "interval": interval(rows[:, 0], rows[:, 1], seed),
+        "token_perplexity": 2 ** (bits / num_tokens),
+        "num_bytes": int(num_bytes),
+        "num_tokens": int(num_tokens),
+        "num_documents": len(rows),
+    }
+
+
+def tables(tally: Tally, seed: int) -> dict[str, list[dict[str, Any]]]:
+    """The tables: all, prose against mathematics, by subject, by source where there are several, by context length."""
+    import numpy as np
+
+    rows = np.stack(tally.rows)
+    whole = rows[:, 0]
+
+    def grouped(labels: Sequence[str]) -> list[dict[str, Any] | None]:
+        picks = np.array(labels)
+        return [table_row(label, whole[picks == label], seed) for label in sorted(set(labels))]
+
+    by_part = [table_row(name, rows[:, index], seed) for index, name in enumerate(tally.parts)]
+    found = {
+        "all": by_part[:1],
+        "kind": by_part[1:3],
+        "subject": grouped(tally.subjects),
+        "source": grouped(tally.sources) if len(set(tally.sources)) > 1 else [],
+        "context": by_part[3:],
+    }
+    return {name: [line for line in lines if line is not None] for name, lines in found.items()}
+
+
+TABLE_TITLES = {
+    "all": "",
+    "kind": "prose and mathematics",
+    "subject": "subject (of the first category)",
+    "source": "source",
+    "context": "tokens of context that the model was given",
+}
+
+
+def print_tables(found: Mapping[str, list[dict[str, Any]]]) -> None:
+    """The tables as aligned text on stdout."""
+    print(f"{'':24}{'bits/byte':>10}  {'95% interval':^18}{'token ppl':>12}{'bytes':>14}{'documents':>11}")
+    for name, lines in found.items():
+        if lines and TABLE_TITLES[name]:
+            print(TABLE_TITLES[name])
+        for line in lines:
+            ends = "-" if line["interval"] is None else "[{:.4f}, {:.4f}]".format(*line["interval"])
+            label = line["name"] if name == "all" else "  " + line["name"]
+            print(
+                f"{label:24}{line['bits_per_byte']:>10.4f}  {ends:^18}{line['token_perplexity']:>12,.2f}"
+                f"{line['num_bytes']:>14,}{line['num_documents']:>11,}"
+            )
+
+
+def pick_records(path: Path, max_documents: int | None, seed: int) -> tuple[Iterator[dict[str, Any]], int]:
+    """The records to evaluate, streaming, and their number: all, or `max_documents` drawn with the seed, in file order."""
+    count = sum(1 for _ in read_jsonl(path))
+    if not count:
+        raise UserError(f"{path} holds no document; prepare a dataset with a larger validation share")
+    if max_documents is None or max_documents >= count:
+        return read_jsonl(path), count
+    picked = set(random.Random(seed).sample(range(count), max_documents))
+    return (record for index, record in enumerate(read_jsonl(path)) if index in picked), max_documents
+
+
+def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of at most `size` items."""
+    iterator = iter(items)
+    while chunk := list(itertools.islice(iterator, size)):
+        yield chunk
+
+
+def choose_context(flags: Any, config: Mapping[str, Any]) -> tuple[int, int]:
+    """Window and stride in tokens. Default: the length the model was trained with, and half of it.
+
+    Positions that training never showed are predicted badly, so a window beyond that length is measured only when asked for.
+    """
+    limit = config["max_position_embeddings"]
+    context = flags.context_tokens or min(training_facts(flags.model).get("seq_len", limit), limit)
+    if not 2 <= context <= limit:
+        raise UserError(f"--context-tokens {context}: 2 up to the model's max_position_embeddings {limit} is needed")
+    stride = flags.stride_tokens or context // 2
+    if not 1 <= stride <= context:
+        raise UserError(f"--stride-tokens {stride}: 1 up to the context of {context} is needed")
+    return context, stride
+
+
+def perplexity(flags: Any) -> int:
+    """The subcommand: score, print, write."""
+    config = check_checkpoint(flags.model, flags.tokenizer or flags.model)
+    context, stride = choose_context(flags, config)
+    split = need_file(flags.dataset / f"{flags.split}.jsonl", f"the {flags.split} split")
+    if flags.max_documents is not None and flags.max_documents < 1:
+        raise UserError(f"--max-documents {flags.max_documents}: 1 or more is needed")
+    records, count = pick_records(split, flags.max_documents, flags.seed)
+    encoder = load_encoder(flags.tokenizer or flags.model)
+    model, _ = load_checkpoint(flags.model, tokenizer=flags.tokenizer, device=flags.device, dtype=flags.dtype)
+    batch_tokens = flags.batch_tokens or (65_536 if model.device.type == "cuda" else 8_192)
+    started_s = time.monotonic()
+    tally = Tally(context)
+    with Progress("perplexity", total=count, unit="documents") as progress:
+        for chunk in chunks(records, DOCUMENTS_AT_ONCE):
+            documents = [to_document(record, encoder, config["bos_token_id"]) for record in chunk]
+            for document, found in zip(
+                documents, score_documents(model, documents, context, stride, batch_tokens), strict=True
+            ):
+                tally.add(document, *found)
+                progress.update()
+    result = {
+        "model": str(flags.model),
+        "dataset": str(split),
+        "context_tokens": context,
+        "stride_tokens": stride,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": model.device.type,
+        "seed": flags.seed,
+        "tables": tables(tally, flags.seed),
+    }
+    seconds = time.monotonic() - started_s
+    report_perplexity(result, seconds)
+    if flags.out is not None:
+        documents_out = [
+            {"id": name, "bits": row[0][0], "num_bytes": int(row[0][1]), "num_tokens": int(row[0][2])}
+            for name, row in zip(tally.ids, tally.rows, strict=True)
+        ]
+        with atomic_write(flags.out) as file:
+            json.dump({**result, "documents": documents_out}, file, indent=1)
+            file.write("\n")
+    return 0
+
+
+def report_perplexity(result: Mapping[str, Any], seconds: float) -> None:
+    """What was done in a sentence with its arithmetic on stderr, then the tables on stdout."""
+    whole = result["tables"]["all"][0]
+    bits = whole["bits_per_byte"] * whole["num_bytes"]
+    print(
+        f"{whole['num_documents']:,} documents, {whole['num_tokens']:,} tokens, each predicted once from up to "
+        f"{result['context_tokens']:,} tokens of context, {result['dtype']} on {result['device']}, {duration(seconds)}\n"
+        f"{bits:,.0f} bits / {whole['num_bytes']:,} bytes = {whole['bits_per_byte']:.4f} bits per byte; "
+        f"2 ^ ({bits:,.0f} bits / {whole['num_tokens']:,} tokens) = {whole['token_perplexity']:,.2f} token perplexity",
+        file=sys.stderr,
+    )
+    print_tables(result["tables"])
+
+
+def parser() -> Parser:
+    """The command line."""
+    words = Parser(prog="evaluate.py", description=__doc__)
+    commands = words.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    one = commands.add_parser("perplexity", help="bits per byte and token perplexity on a split", description=__doc__)
+    one.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="Hugging Face folder, say runs/pretrain/hf"
+    )
+    one.add_argument("--dataset", type=Path, required=True, metavar="DIR", help="folder with val.jsonl")
+    one.add_argument("--split", choices=["val", "train"], default="val", help="(default %(default)s)")
+    one.add_argument("--tokenizer", type=Path, metavar="DIR", help="tokenizer folder (default: the model's own)")
+    one.add_argument("--out", type=Path, metavar="FILE", help="write tables and each document's bits as JSON")
+    one.add_argument("--context-tokens", type=int, help="window (default: the length trained with, else the model's)")
+    one.add_argument(
+        "--stride-tokens", type=int, help="tokens scored in each further window (default: half the window)"
+    )
+    one.add_argument("--max-documents", type=int, help="evaluate this many, drawn with the seed (default: all)")
+    one.add_argument("--batch-tokens", type=int, help="tokens in a batch (default: 65,536 on a GPU, 8,192 on a CPU)")
+    one.add_argument("--seed", type=int, default=0, help="of drawn documents and intervals (default %(default)s)")
+    one.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default %(default)s)")
+    one.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="(default %(default)s)")
+    one.set_defaults(work=perplexity)
+    return words
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; see the docstring of this file."""
+    flags = parser().parse_args(argv)
+    return int(flags.work(flags))
+
+
+if __name__ == "__main__":
+    run(main)
