@@ -1,0 +1,633 @@
+"""Duplicates, the split, leaks and contamination: all that compares one document with others.
+
+In: texts with ids. Out: which document each duplicate repeats, on which side of the train/val split a document falls, how
+much of val is found again in train, which documents hold a benchmark's question.
+
+    python data_prep/dedup.py --input clean.jsonl web.jsonl --out kept.jsonl --decontaminate gsm8k/test.jsonl.gz
+
+Two passes, made for 1.5 million documents. `sign` turns a text into 280 bytes, in any number of processes and any order;
+`cluster` takes all of these at once and asks a callable for the few texts whose real Jaccard similarity decides.
+
+* Words are runs of letters and digits, case-folded, without LaTeX's layout commands: see `normalised_text`.
+* Exact duplicates have the same words in the same order. Near duplicates have sets of word 5-grams whose Jaccard similarity
+  is at least 0.8. Nothing is dropped on an estimate.
+* Of duplicates the best is kept: newest version, then longest, then smallest id (arXiv ids in the order of their dates).
+  Documents are visited from best to worst; one that is similar to a document already kept is dropped. So every dropped
+  document is similar to a kept one, no two kept ones are similar, and the order of the input has no influence.
+* The side of a kept document is decided by a hash of the id of its cluster's first paper: the oldest among itself and all
+  that is similar to it. Papers that are added later are younger, so they move nothing.
+"""
+
+import argparse
+import functools
+import gzip
+import hashlib
+import json
+import re
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: import from the repository root
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.cli import Parser, Progress, UserError, atomic_write, need_file, run
+from data_prep.records import NEW_ID, OLD_ID, Rejection, json_line, training_text
+
+Hashes = NDArray[np.uint64]
+
+NUM_PERM = 128  # slots of a signature; the standard error of an estimate at J = 0.8 is sqrt(0.8 * 0.2 / 128) = 0.035
+SHINGLE_WORDS = 5
+THRESHOLD = 0.8
+BAND_SLOTS = 4  # 32 bands of 4 slots: a pair with J = 0.8 shares none of them with probability (1 - 0.8**4)**32 = 5e-8
+SCREEN_ERRORS = 4.0  # pairs whose estimate is this many standard errors under the threshold are not read again
+BUCKET_BEST = 256  # in a bucket of more documents, each is compared with this many best ones: linear, not quadratic
+OVERLAP_WORDS = 13  # for leaks and contamination, as GPT-3 (arXiv:2005.14165, appendix C)
+SHORT_QUESTION_WORDS = 8  # GPT-3's smallest n; shorter questions say too little to be looked for
+LEAK_SAMPLE = (
+    64  # one 13-gram in 64 is compared for the leak check, chosen by its hash: the same ones in every document
+)
+
+SIGNATURE = np.dtype(
+    [
+        ("slots", np.uint16, (NUM_PERM,)),
+        ("digest", np.uint64, (2,)),
+        ("num_shingles", np.uint32),
+        ("num_words", np.uint32),
+    ]
+)
+
+# Commands that say how a paper looks, not what it says: two layouts of one paper differ in them. The name after \begin and
+# \end goes with them.
+LAYOUT_COMMANDS = (
+    "begin end part chapter section subsection subsubsection paragraph subparagraph item label ref eqref par noindent indent "
+    "emph textbf textit textrm textsf texttt textsc textsl textup textnormal text mathrm mathbf mathit mathsf bf it rm em sl sc "
+    "tt sf left right middle big bigl bigr bigg biggl biggr quad qquad displaystyle textstyle scriptstyle limits nolimits "
+    "centering footnote hspace vspace hfill vfill newpage clearpage pagebreak linebreak newline nonumber notag tiny "
+    "footnotesize small normalsize large huge"
+).split()
+
+
+# Words --------------------------------------------------------------------------------------------------------------------
+
+BLOCK_BYTES = (
+    1 << 17
+)  # a text is hashed in blocks of this size, cut at white space: memory stays flat, tables stay small
+BASE = 0x9E3779B97F4A7C15  # of the polynomial hashes, modulo 2**64; odd, so that it has an inverse
+SHIFT, FACTOR_1, FACTOR_2 = np.uint64(32), np.uint64(0xD6E8FEB86659FD93), np.uint64(0xFF51AFD7ED558CCD)
+
+
+def powers(base: int, count: int) -> Hashes:
+    """base**0 .. base**(count-1) modulo 2**64, uint64 [count]."""
+    return np.cumprod(np.array([1] + [base] * (count - 1), dtype=np.uint64), dtype=np.uint64)
+
+
+POWERS, INVERSE_POWERS = powers(BASE, BLOCK_BYTES + 4), powers(pow(BASE, -1, 1 << 64), BLOCK_BYTES + 4)
+
+
+def mixed(values: Hashes) -> Hashes:
+    """The values with all bits depending on all bits: a bijection of uint64."""
+    values = values ^ (values >> SHIFT)
+    values *= FACTOR_1
+    values ^= values >> SHIFT
+    values *= FACTOR_2
+    values ^= values >> SHIFT
+    return values
+
+
+def byte_weights() -> Hashes:
+    """uint64 [256]: 0 for a byte that separates words, else a fixed random number, the same for `a` and `A`."""
+    weights = mixed(np.arange(1, 257, dtype=np.uint64) * np.uint64(BASE))
+    ascii_part = np.arange(128)
+    separators = [byte for byte in ascii_part if not chr(byte).isalnum()]
+    weights[separators] = 0
+    weights[ord("A") : ord("Z") + 1] = weights[ord("a") : ord("z") + 1]
+    return weights
+
+
+WEIGHTS = byte_weights()
+
+
+def folded_bytes(text: str) -> bytes:
+    """UTF-8 of the text; if it is not ASCII, in compatibility form and case-folded (`𝑥` and `X` become `x`, `ﬁ` `fi`)."""
+    if text.isascii():
+        return text.encode()
+    return unicodedata.normalize("NFKC", text).casefold().encode("utf-8", "surrogatepass")
+
+
+def blocks(data: bytes) -> Iterator[bytes]:
+    """The data in pieces of at most BLOCK_BYTES, cut after white space where there is some; a space stands at both ends."""
+    start = 0
+    while start < len(data):
+        end = min(start + BLOCK_BYTES, len(data))
+        if end < len(data):
+            cut = max(data.rfind(b" ", start, end), data.rfind(b"\n", start, end)) + 1
+            end = cut if cut > start else end
+        yield b" " + data[start:end] + b" "
+        start = end
+
+
+def separate_symbols(codes: NDArray[np.uint8], weights: Hashes) -> None:
+    """Give weight 0, in place, to non-ASCII punctuation and symbols: U+0080-00BF and U+2000-2BFF, by their UTF-8 bytes."""
+    pairs = np.flatnonzero(codes == 0xC2)
+    triples = np.flatnonzero(codes == 0xE2)
+    triples = triples[codes[triples + 1] < 0xB0]
+    for offset in (0, 1):
+        weights[pairs + offset] = 0
+    for offset in (0, 1, 2):
+        weights[np.minimum(triples + offset, len(weights) - 1)] = 0
+
+
+def block_words(block: bytes) -> tuple[NDArray[np.intp], NDArray[np.intp], Hashes]:
+    """Start, end and hash of each word of a block that begins and ends with a space; layout commands left out."""
+    codes = np.frombuffer(block, np.uint8)
+    weights = np.take(WEIGHTS, codes)
+    if not block.isascii():
+        separate_symbols(codes, weights)
+    inside = weights != 0
+    edges = np.flatnonzero(inside[1:] != inside[:-1]) + 1
+    starts, ends = edges[0::2], edges[1::2]
+    weights *= POWERS[: len(weights)]
+    sums = np.cumsum(weights)
+    hashes = (sums[ends - 1] - sums[starts - 1]) * INVERSE_POWERS[starts]
+    layout = layout_words(codes, starts, ends, hashes)
+    return (starts, ends, hashes) if layout is None else (starts[~layout], ends[~layout], hashes[~layout])
+
+
+def layout_words(
+    codes: NDArray[np.uint8], starts: NDArray[np.intp], ends: NDArray[np.intp], hashes: Hashes
+) -> NDArray[np.bool_] | None:
+    """True for words that are layout commands, or the name in \\begin{name}, \\end{name}; None where there are none."""
+    commands = np.flatnonzero(codes[starts - 1] == ord("\\"))
+    if not len(commands):
+        return None
+    layout_hashes, begin_end = layout_tables()
+    found = np.zeros(len(starts), np.bool_)
+    found[commands[np.isin(hashes[commands], layout_hashes)]] = True
+    names = commands[np.isin(hashes[commands], begin_end)] + 1
+    names = names[names < len(starts)]
+    names = names[(starts[names] == ends[names - 1] + 1) & (codes[ends[names - 1]] == ord("{"))]
+    found[names] = True
+    return found
+
+
+@functools.cache
+def layout_tables() -> tuple[Hashes, Hashes]:
+    """The hashes of all LAYOUT_COMMANDS, and of the two that are followed by an environment's name."""
+
+    def table(names: Sequence[str]) -> Hashes:
+        return np.concatenate([block_words(f" {name} ".encode())[2] for name in names])
+
+    return table(LAYOUT_COMMANDS), table(["begin", "end"])
+
+
+def word_hashes(text: str) -> Hashes:
+    """One 64-bit hash for each word of the text, uint64 [num_words]: equal words, equal hashes, on any machine.
+
+    A polynomial in the word's bytes modulo 2**64. `np.cumsum` gives it for all words in a few passes over the bytes,
+    which is several times faster than splitting the text into Python strings.
+    """
+    parts = [block_words(block)[2] for block in blocks(folded_bytes(text))]
+    return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
+
+
+def normalised_text(text: str) -> str:
+    """The words of a text with one space between: what decides whether two texts are exact duplicates.
+
+    'Let $x \\in \\mathbf{R}$.' -> 'let x in r'; '\\begin{proof} Ok' -> 'ok'.
+    """
+    words = [
+        block[start:end]
+        for block in blocks(folded_bytes(text))
+        for start, end in zip(*(ends.tolist() for ends in block_words(block)[:2]), strict=True)
+    ]
+    return b" ".join(words).decode("utf-8", "surrogatepass").lower()
+
+
+def ngram_hashes(words: Hashes, length: int) -> Hashes:
+    """A hash of each run of `length` words, uint64 [max(num_words - length + 1, 0)], in the order of the text."""
+    count = len(words) - length + 1
+    if count <= 0:
+        return np.zeros(0, np.uint64)
+    total = words[length - 1 :].copy()
+    for offset in range(length - 2, -1, -1):
+        total *= np.uint64(BASE)
+        total += words[offset : offset + count]
+    return mixed(total)
+
+
+def shingles(words: Hashes) -> Hashes:
+    """The set of word 5-grams, sorted uint64; a text of fewer than five words is one shingle, an empty one has none."""
+    grams = np.sort(ngram_hashes(words, min(SHINGLE_WORDS, max(len(words), 1))))
+    return grams[np.append(True, grams[1:] != grams[:-1])] if len(grams) else grams
+
+
+def jaccard(left: Hashes, right: Hashes) -> float:
+    """Shared / all shingles of two sets as `shingles` gives them; 1.0 for two empty ones."""
+    total = len(left) + len(right)
+    if not total:
+        return 1.0
+    both = np.sort(np.concatenate([left, right]))
+    shared = int(np.count_nonzero(both[1:] == both[:-1]))
+    return shared / (total - shared)
+
+
+# Signatures ---------------------------------------------------------------------------------------------------------------
+
+
+def minhash_slots(grams: Hashes) -> NDArray[np.uint16]:
+    """The MinHash signature of a set of shingles, uint16 [NUM_PERM]: slots of two sets agree with probability J.
+
+    Fast similarity sketching (Dahlgaard, Knudsen, Thorup, arXiv:1704.04370): each shingle is hashed into one slot, each slot
+    keeps its smallest hash, and slots that stay empty are filled by hashing anew, until none is. That costs one hash for
+    each shingle of a paper instead of 128, without the bias of copying slots from their neighbours. The low 16 bits of the
+    smallest hash are stored: two sets agree by accident in one slot of 65,536.
+    """
+    empty = np.uint64(0xFFFFFFFFFFFFFFFF)
+    best = np.full(NUM_PERM, empty)
+    if not len(grams):
+        return best.astype(np.uint16)
+    slot_shift = np.uint64(64 - (NUM_PERM - 1).bit_length())
+    np.minimum.at(best, grams >> slot_shift, grams)
+    for round_number in range(1, NUM_PERM + 1):
+        missing = np.flatnonzero(best == empty)
+        if not len(missing):
+            return best.astype(np.uint16)
+        again = mixed(grams + np.uint64(round_number * BASE % (1 << 64)))
+        fresh = np.full(NUM_PERM, empty)
+        np.minimum.at(fresh, again >> slot_shift, again)
+        best[missing] = fresh[missing]
+    for slot in np.flatnonzero(best == empty):  # a handful of shingles: each takes part in each slot that is left
+        best[slot] = mixed(grams + np.uint64((NUM_PERM + 1 + int(slot)) * BASE % (1 << 64))).min()
+    return best.astype(np.uint16)
+
+
+def sign(text: str) -> np.void:
+    """The signature of a text: a scalar of dtype SIGNATURE, 280 bytes. Collect with `np.array(list, dtype=SIGNATURE)`."""
+    words = word_hashes(text)
+    grams = ngram_hashes(words, min(SHINGLE_WORDS, max(len(words), 1)))
+    signature = np.zeros((), SIGNATURE)
+    signature["slots"] = minhash_slots(grams)
+    signature["digest"] = np.frombuffer(hashlib.blake2b(words.tobytes(), digest_size=16).digest(), np.uint64)
+    signature["num_shingles"], signature["num_words"] = len(grams), len(words)
+    return signature[()]
+
+
+def estimated_jaccard(left: NDArray[np.uint16], right: NDArray[np.uint16]) -> NDArray[np.float64]:
+    """Share of equal slots of two arrays of signatures, [n, NUM_PERM] each -> float64 [n]."""
+    return np.asarray((left == right).mean(axis=-1))
+
+
+def to_datasketch(signature: Any) -> Any:
+    """The signature as a `datasketch.LeanMinHash`, for its indexes (MinHashLSH, with or without Redis).
+
+    Its `jaccard` counts equal slots, so it compares signatures of this file with one another, not with datasketch's own.
+    """
+    from datasketch import LeanMinHash
+
+    return LeanMinHash(seed=1, hashvalues=signature["slots"].astype(np.uint64))
+
+
+# Clusters -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """What `cluster` found out about n documents, all arrays [n], indices into the input.
+
+    `duplicate_of`: int64, the kept document that this one repeats, itself if kept. `jaccard`: float32, their real similarity
+    (1 for the kept). `exact`: bool, dropped with the very words of a kept one. `first`: int64, the first paper of
+    the cluster, whose id decides the split.
+    """
+
+    duplicate_of: NDArray[np.int64]
+    jaccard: NDArray[np.float32]
+    exact: NDArray[np.bool_]
+    first: NDArray[np.int64]
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        """bool [n]: the documents that stay."""
+        return np.asarray(self.duplicate_of == np.arange(len(self.duplicate_of)))
+
+    def rejection(self, index: int, ids: Sequence[str]) -> Rejection | None:
+        """None for a kept document, else why it goes, with the id of the one that stays."""
+        other = int(self.duplicate_of[index])
+        if other == index:
+            return None
+        if self.exact[index]:
+            return Rejection("exact-duplicate", f"the words of {ids[other]}")
+        return Rejection("near-duplicate", f"Jaccard {self.jaccard[index]:.3f} with {ids[other]}")
+
+
+def id_order(paper_id: str) -> str:
+    """A string that sorts ids by date: arXiv's by year and month, then number; others after them.
+
+    'math/0303002' -> '200303 0303002 math/0303002', '1403.0037' -> '201403 1403.0037', 'thesis' -> '9999 thesis'.
+    """
+    if match := NEW_ID.fullmatch(paper_id):
+        return f"20{paper_id[:4]} {match[1]}"
+    if match := OLD_ID.fullmatch(paper_id):
+        century = "19" if match[2][0] == "9" else "20"
+        return f"{century}{match[2][:4]} {match[2]} {paper_id}"
+    return f"9999 {paper_id}"
+
+
+def cluster(
+    signatures: NDArray[Any],
+    ids: Sequence[str],
+    versions: Sequence[int | None],
+    text_of: Callable[[int], str],
+    *,
+    threshold: float = THRESHOLD,
+) -> Clusters:
+    """Find the exact and near duplicates among n documents.
+
+    `signatures`: SIGNATURE [n], of the same texts that `text_of(index)` returns; it is asked only for candidates, grouped by
+    the document that would be kept. The result does not depend on the order of the input, only on ids, versions and texts;
+    documents with equal id and version should have been reduced to one before.
+    """
+    num = len(signatures)
+    age = np.empty(num, np.int64)
+    age[sorted(range(num), key=lambda index: id_order(ids[index]))] = np.arange(num)
+    newest = -np.array([version or 0 for version in versions], dtype=np.int64)
+    by_rank = np.lexsort((age, -signatures["num_words"].astype(np.int64), newest))
+    rank = np.empty(num, np.int64)
+    rank[by_rank] = np.arange(num)
+
+    same = exact_groups(signatures["digest"], rank, by_rank)
+    oldest = np.arange(num)  # the oldest document with the very words of this one
+    for index in np.flatnonzero(same != np.arange(num)):
+        if age[index] < age[oldest[same[index]]]:
+            oldest[same[index]] = index
+
+    duplicate_of, similarity, first = same.copy(), np.ones(num, np.float32), oldest.copy()
+    active = by_rank[(same[by_rank] == by_rank) & (signatures["num_shingles"][by_rank] > 0)]
+    set_of = functools.lru_cache(maxsize=512)(lambda index: shingles(word_hashes(text_of(index))))
+    for left, right in candidates(signatures["slots"], active, threshold):
+        if duplicate_of[left] != left:
+            continue  # dropped itself: what it would have dropped is compared with kept documents only
+        value = jaccard(set_of(left), set_of(right))
+        if value < threshold:
+            continue
+        if duplicate_of[right] == right:
+            duplicate_of[right], similarity[right] = left, value
+        if age[oldest[right]] < age[first[left]]:
+            first[left] = oldest[right]
+    exact = (same != np.arange(num)) & (duplicate_of[same] == same)
+    similarity[~exact] = similarity[same[~exact]]
+    duplicate_of = duplicate_of[same]
+    return Clusters(duplicate_of, similarity, exact, first[duplicate_of])
+
+
+def exact_groups(digests: Hashes, rank: NDArray[np.int64], by_rank: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each document the best one with the same digest (uint64 [n, 2]), int64 [n]; itself where it is the best."""
+    order = np.lexsort((rank, digests[:, 1], digests[:, 0]))
+    ordered = digests[order]
+    starts = np.append(True, (ordered[1:] != ordered[:-1]).any(axis=1)) if len(order) else np.zeros(0, np.bool_)
+    leaders = order[starts]
+    same = np.empty(len(order), np.int64)
+    same[order] = leaders[np.cumsum(starts) - 1]
+    return same
+
+
+def candidates(slots: NDArray[np.uint16], active: NDArray[np.int64], threshold: float) -> Iterator[tuple[int, int]]:
+    """Pairs of documents worth reading, (better, worse), ordered by the rank of the better, then of the worse.
+
+    `active`: the documents to compare, best first. A band is four slots read as one uint64; a stable sort brings equal bands
+    together, in rank order. A pair that shares a band is screened by its estimated similarity.
+    """
+    bands = slots.view(np.uint64)
+    least = threshold - SCREEN_ERRORS * (threshold * (1 - threshold) / NUM_PERM) ** 0.5
+    found: list[Hashes] = []
+    for band in range(bands.shape[1]):
+        for left, right in band_pairs(bands[active, band]):
+            close = np.concatenate(
+                [
+                    estimated_jaccard(slots[active[left[part]]], slots[active[right[part]]])
+                    for part in (slice(start, start + 65536) for start in range(0, len(left), 65536))
+                ]
+            )
+            keep = close >= least
+            found.append(left[keep].astype(np.uint64) << SHIFT | right[keep].astype(np.uint64))
+        if sum(map(len, found)) > 1 << 22 or band == bands.shape[1] - 1:
+            found = [np.unique(np.concatenate(found))] if found else []
+    for pair in found[0].tolist() if found else ():
+        yield int(active[pair >> 32]), int(active[pair & 0xFFFFFFFF])
+
+
+def band_pairs(keys: Hashes) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Positions (smaller, larger) with equal keys; of a key held by many, each with its BUCKET_BEST smallest positions."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    new_run = np.append(True, ordered[1:] != ordered[:-1])
+    place = np.arange(len(order)) - np.maximum.accumulate(np.where(new_run, np.arange(len(order)), 0))
+    lefts = np.flatnonzero(place < BUCKET_BEST)
+    distance = 1
+    while len(lefts):
+        lefts = lefts[lefts + distance < len(order)]
+        lefts = lefts[ordered[lefts] == ordered[lefts + distance]]
+        if len(lefts):
+            yield order[lefts], order[lefts + distance]
+        distance += 1
+
+
+def split_of(first_id: str, val_frac: float) -> str:
+    """'train' or 'val' for a cluster, from nothing but the id of its first paper: about `val_frac` of all are 'val'."""
+    digest = hashlib.blake2b(first_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return "val" if int.from_bytes(digest, "big") < val_frac * (1 << 64) else "train"
+
+
+# Leaks --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Leak:
+    """How much of val stands in train too. `overlap`: float64 [num_val], for each document the share of its 13-grams."""
+
+    overlap: NDArray[np.float64]
+
+    def sentence(self) -> str:
+        """The check in one line, for people."""
+        num = len(self.overlap)
+        mean = float(self.overlap.mean()) if num else 0.0
+        half = int(np.count_nonzero(self.overlap > 0.5))
+        return f"leak check: of {num:,} val documents {half:,} share more than half of their 13-grams with train; mean share {mean:.2%}"
+
+
+def leak_sample(text: str) -> Hashes:
+    """One in 64 of the text's 13-grams, sorted uint64 without repeats: what the leak check compares."""
+    grams = ngram_hashes(word_hashes(text), OVERLAP_WORDS)
+    return np.unique(grams[grams % np.uint64(LEAK_SAMPLE) == 0])
+
+
+def leak(train: Iterable[Hashes], val: Hashes, val_offsets: NDArray[np.int64]) -> Leak:
+    """Compare val with train: `train` in pieces of any size, `val` joined, document i at val[val_offsets[i]:val_offsets[i + 1]]."""
+    wanted, where = np.unique(val, return_inverse=True)
+    seen = np.zeros(len(wanted), np.bool_)
+    for piece in train:
+        at = np.searchsorted(wanted, piece)
+        at = at[at < len(wanted)] if not len(wanted) else np.minimum(at, len(wanted) - 1)
+        if len(at):
+            seen[at[wanted[at] == piece]] = True
+    sums = np.append(0, np.cumsum(seen[where]))
+    counts = np.diff(val_offsets)
+    return Leak((sums[val_offsets[1:]] - sums[val_offsets[:-1]]) / np.maximum(counts, 1))
+
+
+# Contamination ------------------------------------------------------------------------------------------------------------
+
+# Where a benchmark's question stands in its record, by key, in the order in which they are looked for.
+QUESTION_KEYS = ("question", "problem", "query", "context", "prompt", "goal", "sentence", "input", "text")
+QUESTION_LABEL = re.compile(r"(?m)^\s*(?:Question|Passage|Answer|Q|A):[ \t]*")  # written by test harnesses
+
+
+def benchmark_questions(path: Path) -> Iterator[tuple[str, str]]:
+    """(name, question) of each record of a benchmark file: JSON lines or one JSON array, plain or gzipped.
+
+    The question is the first of QUESTION_KEYS that the record holds; Winogrande's are `context_options`, each joined with its
+    `continuation`. Raises UserError for a file that is neither, or a record without any.
+    """
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(need_file(path, "benchmark"), "rt", encoding="utf-8") as file:
+        try:
+            head = file.read(1)
+            file.seek(0)
+            records = json.load(file) if head == "[" else [json.loads(line) for line in file if line.strip()]
+        except (ValueError, OSError, EOFError) as error:
+            raise UserError(f"{path}: a benchmark is JSON lines or a JSON array of objects ({error})") from None
+    for number, record in enumerate(records, 1):
+        questions = record_questions(record) if isinstance(record, Mapping) else []
+        if not questions:
+            raise UserError(f"{path}, record {number}: a question is needed under one of {', '.join(QUESTION_KEYS)}")
+        for question in questions:
+            yield f"{path.name}:{number}", question
+
+
+def record_questions(record: Mapping[str, Any]) -> list[str]:
+    """The question (or the variants of it) in a benchmark's record, without the harness's labels; empty if it has none."""
+    if isinstance(record.get("context_options"), list):
+        found = [f"{option} {record.get('continuation', '')}" for option in record["context_options"]]
+    else:
+        found = [record[key] for key in QUESTION_KEYS if isinstance(record.get(key), str)][:1]
+    return [QUESTION_LABEL.sub("", text) for text in found]
+
+
+def telling(words: Sequence[str]) -> bool:
+    """Whether a run of words says anything: at least half of them are words of two letters or more, six of them different.
+
+    Rows of a matrix of zeros or `1 2 3 4 5 6 7 8 9 10 11 12 13` stand in benchmarks as in papers, and prove nothing.
+    """
+    real = [word for word in words if len(word) > 1 and word.isalpha()]
+    return 2 * len(real) >= len(words) and len(set(real)) >= 6
+
+
+@dataclass(frozen=True)
+class BenchmarkIndex:
+    """The 13-grams of benchmark questions; a document that holds one is contaminated.
+
+    A question of 8 to 12 words is looked for whole, by its first 8 words and then all; a shorter one is not.
+    `grams`: uint64 [n], sorted; `owners`: int32 [n], the question of each; `short_heads`, `short_wholes`, `short_lengths`,
+    `short_owners`: the same for short questions, sorted by head; `names`: one for each question.
+    """
+
+    grams: Hashes
+    owners: NDArray[np.int32]
+    short_heads: Hashes
+    short_wholes: Hashes
+    short_lengths: NDArray[np.int32]
+    short_owners: NDArray[np.int32]
+    names: tuple[str, ...]
+    num_skipped: int
+
+    @classmethod
+    def build(cls, paths: Sequence[Path]) -> "BenchmarkIndex":
+        """Read the files and index their questions. 20,000 questions make about 15 MB and take some seconds."""
+        names: list[str] = []
+        grams: list[Hashes] = []
+        owners: list[NDArray[np.int32]] = []
+        short: list[tuple[int, int, int, int]] = []
+        num_skipped = 0
+        for path in paths:
+            for name, question in benchmark_questions(path):
+                hashes, words = word_hashes(question), normalised_text(question).split(" ")
+                owner = len(names)
+                names.append(name)
+                if len(hashes) >= OVERLAP_WORDS:
+                    runs = range(len(hashes) - OVERLAP_WORDS + 1)
+                    said = np.array([telling(words[start : start + OVERLAP_WORDS]) for start in runs])
+                    grams.append(ngram_hashes(hashes, OVERLAP_WORDS)[said])
+                    owners.append(np.full(len(grams[-1]), owner, np.int32))
+                elif len(hashes) >= SHORT_QUESTION_WORDS and telling(words):
+                    head = ngram_hashes(hashes[:SHORT_QUESTION_WORDS], SHORT_QUESTION_WORDS)[0]
+                    short.append((int(head), int(ngram_hashes(hashes, len(hashes))[0]), len(hashes), owner))
+                else:
+                    num_skipped += 1
+        every = np.concatenate([*grams, np.zeros(0, np.uint64)])
+        unique, at = np.unique(every, return_index=True)
+        short.sort()
+        columns = list(zip(*short, strict=True)) or [(), (), (), ()]
+        return cls(
+            unique,
+            np.concatenate([*owners, np.zeros(0, np.int32)])[at],
+            np.array(columns[0], np.uint64),
+            np.array(columns[1], np.uint64),
+            np.array(columns[2], np.int32),
+            np.array(columns[3], np.int32),
+            tuple(names),
+            num_skipped,
+        )
+
+    def check(self, text: str) -> Rejection | None:
+        """None, or the rejection of a document that holds a question; its detail names the question."""
+        words = word_hashes(text)
+        owner = self.long_match(ngram_hashes(words, OVERLAP_WORDS))
+        if owner is None:
+            owner = self.short_match(words)
+        return None if owner is None else Rejection("contaminated", f"holds {self.names[owner]}")
+
+    def long_match(self, grams: Hashes) -> int | None:
+        """The question of the first 13-gram that is in the index."""
+        if not len(self.grams) or not len(grams):
+            return None
+        at = np.minimum(np.searchsorted(self.grams, grams), len(self.grams) - 1)
+        hits = np.flatnonzero(self.grams[at] == grams)
+        return int(self.owners[at[hits[0]]]) if len(hits) else None
+
+    def short_match(self, words: Hashes) -> int | None:
+        """The first short question that stands whole in the document."""
+        heads = ngram_hashes(words, SHORT_QUESTION_WORDS)
+        for position in np.flatnonzero(np.isin(heads, self.short_heads)):
+            low, high = np.searchsorted(self.short_heads, [heads[position], heads[position] + np.uint64(1)])
+            for entry in range(low, high):
+                length = int(self.short_lengths[entry])
+                whole = ngram_hashes(words[position : position + length], length)
+                if len(whole) and whole[0] == self.short_wholes[entry]:
+                    return int(self.short_owners[entry])
+        return None
+
+
+# Command line -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Where the records of some JSON-lines files lie: file and byte offset of each, so that memory holds no text."""
+
+    paths: Sequence[Path]
+    file_numbers: list[int]
+    offsets: list[int]
+
+    def read(self, index: int) -> dict[str, Any]:
+        """The record with this index."""
+        with self.paths[self.file_numbers[index]].open("rb") as file:
+            file.seek(self.offsets[index])
+            record: dict[str, Any] = json.loads(file.readline())
+            return record
