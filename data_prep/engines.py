@@ -1,0 +1,106 @@
+"""Who does the shards: this process, several processes, or a Ray cluster. The order in which they end is theirs.
+
+In: a job and shards. Out: an iterator over what is done, in order of completion; nobody's output depends on that order.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any
+
+from data_prep.cli import UserError
+from data_prep.shards import Done, Job, Shard, process_shard
+
+ENGINES = ("processes", "ray")
+ROOT = Path(__file__).resolve().parent.parent
+_stop: Event | None = None  # of a worker process: set when the driver is interrupted
+
+
+def run_shards(engine: str, num_workers: int, job: Job, shards: Sequence[Shard]) -> Generator[Done, None, None]:
+    """Do all shards; yields each as it is done. Stops its workers when it is closed or raises."""
+    if engine == "ray" and shards:
+        return over_ray(num_workers, job, shards)
+    if num_workers == 1 or len(shards) < 2:
+        return (process_shard(job, shard) for shard in shards)
+    return over_processes(min(num_workers, len(shards)), job, shards)
+
+
+def available_cores() -> int:
+    """The cores that this process may use, which on a shared machine or under Slurm are fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def start_worker(stop: Event) -> None:
+    """Prepare a worker: Ctrl-C is the driver's business, and a worker whose driver was killed goes, too."""
+    global _stop
+    _stop = stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    driver = multiprocessing.parent_process()
+    if driver is not None:
+        threading.Thread(target=follow, args=(driver,), daemon=True).start()
+
+
+def follow(driver: BaseProcess) -> None:
+    """End this process when the driver has ended, however it did; an orphan would write beside the driver's successor."""
+    driver.join()
+    os._exit(1)
+
+
+def work(job: Job, shard: Shard) -> Done:
+    """`process_shard` in a worker process, ready to stop between two papers."""
+    return process_shard(job, shard, _stop.is_set if _stop is not None else lambda: False)
+
+
+def over_processes(num_workers: int, job: Job, shards: Sequence[Shard]) -> Generator[Done, None, None]:
+    """Processes of this machine. A worker that dies (killed for its memory, say) ends the run with a sentence."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    stop = context.Event()
+    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=start_worker, initargs=(stop,)) as pool:
+        try:
+            for future in as_completed([pool.submit(work, job, shard) for shard in shards]):
+                yield future.result()
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process was killed, perhaps for want of memory; the same command goes on, and --workers "
+                f"{max(num_workers // 2, 1)} needs half as much"
+            ) from None
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def over_ray(num_workers: int, job: Job, shards: Sequence[Shard]) -> Generator[Done, None, None]:
+    """A running Ray cluster (RAY_ADDRESS, or one on this machine), or else a local one. Folders are shared by all nodes."""
+    try:
+        import ray
+    except ImportError:
+        raise UserError("--engine ray needs the package ray; pip install ray, or use --engine processes") from None
+    if not ray.is_initialized():
+        environment = {"env_vars": {"PYTHONPATH": str(ROOT)}}
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error", runtime_env=environment)
+    task: Any = ray.remote(max_retries=3)(process_shard)
+    waiting = iter(shards)
+    running: list[Any] = []
+    try:
+        while True:
+            with contextlib.suppress(StopIteration):
+                while len(running) < num_workers:
+                    running.append(task.remote(job, next(waiting)))
+            if not running:
+                return
+            ready, running = ray.wait(running)
+            yield ray.get(ready[0])
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)

@@ -1,0 +1,236 @@
+"""The metadata join: arXiv's snapshot, read once, turned into small sorted files that any worker looks into by id.
+
+In: arXiv's metadata in the form of the Kaggle snapshot (JSON lines, plain or .gz; a 5 GB file of 2.7 million records).
+Out: a folder of `<yymm>.tsv` files, sorted by id, one line per paper: id, tab, JSON with what a record keeps of it and
+the metadata filter's verdict; and `counts.json`, what was read, kept and odd.
+
+Ids carry their year and month, so the records of one bulk tar lie in one or two of these files. A worker maps the file
+and searches it by halves: it holds no record beyond the one that it asked for, and all workers share the page cache.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import mmap
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.cli import Progress, UserError, atomic_write
+from data_prep.filters import Limits, MetadataCensus, category_names, check_metadata, first_year, read_metadata
+from data_prep.records import Rejection
+
+YYMM_IN_ID = re.compile(r"(?:[a-z.A-Z-]+/)?(\d\d(?:0[1-9]|1[0-2]))\.?\d{3,5}")  # 1403.0037, math/0303002
+OTHER_BUCKET = "other"  # ids that are no arXiv ids: made-up ones, one's own papers
+BUFFER_BYTES = 64 * 2**20  # lines held before they are appended to their buckets
+COUNTS = "counts.json"
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What the metadata says of a paper, and whether the metadata filter keeps it (`rejection` is None)."""
+
+    title: str
+    abstract: str
+    categories: list[str]
+    year: int | None
+    licence: str | None
+    doi: str | None
+    journal_ref: str | None
+    num_versions: int
+    rejection: Rejection | None
+
+
+def bucket_of(paper_id: str) -> str:
+    """The name of the file that holds an id: 'math/0303002' -> '0303', '1403.0037' -> '1403', 'thesis' -> 'other'."""
+    match = YYMM_IN_ID.fullmatch(paper_id)
+    return match[1] if match else OTHER_BUCKET
+
+
+def words(value: object) -> str:
+    """Text of a metadata field on one line: arXiv wraps titles and abstracts; lone surrogates (broken JSON) are dropped."""
+    return " ".join(value.encode("utf-8", "ignore").decode().split()) if isinstance(value, str) else ""
+
+
+def entry_line(paper_id: str, record: Mapping[str, Any], rejection: Rejection | None) -> str:
+    """One line of a bucket. A rejected paper keeps only what accounting asks for: category, year, reason."""
+    categories = [words(name) for name in category_names(record)]
+    entry: dict[str, Any] = {"categories": categories, "year": first_year(record)}
+    if rejection is not None:
+        entry |= {"reason": rejection.reason, "detail": words(rejection.detail)}
+    else:
+        versions = record.get("versions")
+        entry |= {
+            "title": words(record.get("title")),
+            "abstract": words(record.get("abstract")),
+            "licence": words(record.get("license")) or None,
+            "doi": words(record.get("doi")) or None,
+            "journal_ref": words(record.get("journal-ref")) or None,
+            "num_versions": max(len(versions), 1) if isinstance(versions, list) else 1,
+        }
+    return f"{paper_id}\t{json.dumps(entry, ensure_ascii=False, separators=(',', ':'))}\n"
+
+
+def parse_entry(line: bytes) -> Paper:
+    """The inverse of `entry_line`, without the id."""
+    entry = json.loads(line)
+    rejection = Rejection(entry["reason"], entry["detail"]) if "reason" in entry else None
+    return Paper(
+        title=entry.get("title", ""),
+        abstract=entry.get("abstract", ""),
+        categories=entry["categories"],
+        year=entry["year"],
+        licence=entry.get("licence"),
+        doi=entry.get("doi"),
+        journal_ref=entry.get("journal_ref"),
+        num_versions=entry.get("num_versions", 1),
+        rejection=rejection,
+    )
+
+
+class Buckets:
+    """Lines on their way into bucket files: held up to BUFFER_BYTES, then appended."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.held: dict[str, list[str]] = {}
+        self.num_held_bytes = 0
+
+    def add(self, paper_id: str, line: str) -> None:
+        self.held.setdefault(bucket_of(paper_id), []).append(line)
+        self.num_held_bytes += len(line)
+        if self.num_held_bytes > BUFFER_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        for bucket, lines in self.held.items():
+            with (self.folder / f"{bucket}.unsorted").open("a", encoding="utf-8", newline="\n") as file:
+                file.writelines(lines)
+        self.held.clear()
+        self.num_held_bytes = 0
+
+
+def sort_bucket(unsorted: Path) -> tuple[int, Counter[str]]:
+    """Turn a bucket into its final form; returns the number of repeated ids (the later line counts) and the verdicts."""
+    entries: dict[bytes, bytes] = {}
+    num_lines = 0
+    with unsorted.open("rb") as file:
+        for line in file:
+            num_lines += 1
+            paper_id, entry = line.split(b"\t", 1)
+            entries[paper_id] = entry
+    with unsorted.with_suffix(".tsv").open("wb") as file:
+        file.writelines(b"%s\t%s" % pair for pair in sorted(entries.items()))
+    unsorted.unlink()
+    reasons = Counter(
+        rejection.reason if (rejection := parse_entry(entry).rejection) else "" for entry in entries.values()
+    )
+    return num_lines - len(entries), reasons
+
+
+def index_metadata(path: Path, limits: Limits, folder: Path) -> dict[str, Any]:
+    """Build the folder described above from the metadata at `path`, whole or not at all, and return its counts.
+
+    One pass, and one more over each bucket; memory is bounded by BUFFER_BYTES and one bucket (a month: 25,000 records,
+    40 MB). Raises UserError where no line is a record.
+    """
+    partial = folder.with_name(f"{folder.name}.{os.uname().nodename}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        counts = fill_buckets(path, limits, partial)
+        with atomic_write(partial / COUNTS) as file:
+            json.dump(counts, file, indent=1)
+        with contextlib.suppress(OSError):  # another task of a job array may have been first
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return counts
+
+
+def fill_buckets(path: Path, limits: Limits, folder: Path) -> dict[str, Any]:
+    """Spread the records over `folder`, sort each bucket, and count: what came in, what the filter says, what was odd."""
+    census = MetadataCensus()
+    buckets, num_records, num_bad = Buckets(folder), 0, 0
+    with Progress("metadata", unit="records") as progress:
+        for paper_id, record in read_metadata(path, census):
+            if isinstance(record, Rejection) or not paper_id.isprintable():
+                num_bad += 1
+                continue
+            num_records += 1
+            buckets.add(paper_id, entry_line(paper_id, record, check_metadata(record, limits)))
+            progress.update()
+    odd = census.sentences()
+    if num_records == 0:
+        seen = odd[0] if odd else "it is empty"
+        raise UserError(
+            f"--metadata {path} holds no record ({seen}); needed are JSON lines as in arXiv's Kaggle snapshot"
+        )
+    buckets.flush()
+    num_repeated, reasons = 0, Counter[str]()
+    for unsorted in sorted(folder.glob("*.unsorted")):
+        repeated, verdicts = sort_bucket(unsorted)
+        num_repeated += repeated
+        reasons += verdicts
+    return {
+        "records": num_records,
+        "bad_lines": num_bad,
+        "repeated_ids": num_repeated,
+        "odd": odd,
+        "kept": reasons.pop("", 0),
+        "rejected": dict(sorted(reasons.items())),
+        "sha256": sha256_file(path),
+    }
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+class MetadataIndex:
+    """Look-ups in the folder that `index_metadata` made: `MetadataIndex(folder).find("1403.0037")`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._open = functools.lru_cache(maxsize=8)(self._map)  # a shard's ids lie in one or two months
+
+    def _map(self, bucket: str) -> "mmap.mmap | bytes":
+        path = self.folder / f"{bucket}.tsv"
+        if not path.exists():
+            return b""
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def find(self, paper_id: str) -> Paper | None:
+        """What the metadata says of a paper; None where it does not hold the id. About 20 microseconds."""
+        lines, key = self._open(bucket_of(paper_id)), paper_id.encode("utf-8", "replace")
+        low, high = 0, len(lines)  # offsets of line starts: the line, if there, starts in [low, high)
+        while low < high:
+            start = lines.rfind(b"\n", low, (low + high) // 2) + 1 or low
+            end = lines.find(b"\n", start) + 1
+            tab = lines.find(b"\t", start, end)
+            found = lines[start:tab]
+            if found == key:
+                return parse_entry(lines[tab + 1 : end])
+            low, high = (end, high) if found < key else (low, start)
+        return None
+
+    def ids(self) -> Iterator[tuple[str, str | None]]:
+        """(id, reason for which the metadata filter rejects it or None) of all records, in the order of the files."""
+        for path in sorted(self.folder.glob("*.tsv")):
+            with path.open("rb") as file:
+                for line in file:
+                    paper_id, entry = line.split(b"\t", 1)
+                    rejection = parse_entry(entry).rejection
+                    yield paper_id.decode(), rejection.reason if rejection else None
