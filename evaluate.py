@@ -46,7 +46,10 @@ MATH_START = re.compile(
     + r")\*?)\}"
 )
 LAST_POINT_OF_WIDTH = (0x7F, 0x7FF, 0xFFFF)  # UTF-8: the last code points of 1, 2 and 3 bytes
-MATH_END_OF_BRACKET = {"(": "\\)", "[": "\\]"}
+MATH_ENDS = {  # of what began with the key; an escaped character is passed over, a blank line ends every formula
+    start: re.compile(rf"(?P<end>{end}|\n\n)|\\.", re.DOTALL)
+    for start, end in {"$": r"\$", "$$": r"\$\$", "(": r"\\\)", "[": r"\\\]"}.items()
+}
 
 
 def math_spans(text: str) -> list[tuple[int, int]]:
@@ -57,28 +60,24 @@ def math_spans(text: str) -> list[tuple[int, int]]:
     spans, pos = [], 0
     while match := MATH_START.search(text, pos):
         pos = match.end()
-        if match["dollars"]:
-            end = match["dollars"]
-        elif match["bracket"]:
-            end = MATH_END_OF_BRACKET[match["bracket"]]
-        elif match["name"]:
-            end = f"\\end{{{match['name']}}}"
+        if name := match["name"]:
+            end = text.find(f"\\end{{{name}}}", pos)
+            pos = len(text) if end < 0 else end + len(f"\\end{{{name}}}")
+        elif start := match["dollars"] or match["bracket"]:
+            pos = find_end(text, pos, MATH_ENDS[start])
         else:
             continue  # an escaped backslash or dollar
-        pos = find_end(text, pos, end)
         spans.append((match.start(), pos))
     return spans
 
 
-def find_end(text: str, pos: int, end: str) -> int:
-    """The position after the next unescaped `end`, or of the next blank line where the formula never closes."""
-    blank = text.find("\n\n", pos)
-    limit = len(text) if blank < 0 or end.startswith("\\end") else blank
-    while (found := text.find(end, pos, limit)) >= 0:
-        if end[0] == "\\" or text[found - 1] != "\\":
-            return found + len(end)
-        pos = found + 1
-    return limit
+def find_end(text: str, pos: int, ends: "re.Pattern[str]") -> int:
+    """The position after the end of a formula that began before `pos`; before the blank line where it never closes."""
+    while match := ends.search(text, pos):
+        if match["end"]:
+            return match.start() if match["end"] == "\n\n" else match.end()
+        pos = match.end()
+    return len(text)
 
 
 @dataclass(frozen=True)
@@ -367,8 +366,9 @@ def perplexity(flags: Any) -> int:
     config = check_checkpoint(flags.model, flags.tokenizer or flags.model)
     context, stride = choose_context(flags, config)
     split = need_file(flags.dataset / f"{flags.split}.jsonl", f"the {flags.split} split")
-    if flags.max_documents is not None and flags.max_documents < 1:
-        raise UserError(f"--max-documents {flags.max_documents}: 1 or more is needed")
+    for name, value in (("--max-documents", flags.max_documents), ("--batch-tokens", flags.batch_tokens)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} {value}: 1 or more is needed")
     records, count = pick_records(split, flags.max_documents, flags.seed)
     encoder = load_encoder(flags.tokenizer or flags.model)
     model, _ = load_checkpoint(flags.model, tokenizer=flags.tokenizer, device=flags.device, dtype=flags.dtype)

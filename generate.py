@@ -22,6 +22,7 @@ from data_prep.pack_tokens import check_tokenizer_fits, tokenizer_fingerprint
 
 ARCHITECTURE = "LlamaForCausalLM"  # the one architecture that this repository trains, evaluates and exports
 END_OF_TURN = "<|im_end|>"  # ends each message of the chat template; one token, so that every runtime can stop at it
+DEFAULT_NEW_TOKENS = 200
 UNSHOWN_TOKENS = ("<s>", "</s>", "<pad>", "<|im_start|>", END_OF_TURN)  # structure, not text; <think> is shown
 
 
@@ -29,7 +30,7 @@ UNSHOWN_TOKENS = ("<s>", "</s>", "<pad>", "<|im_start|>", END_OF_TURN)  # struct
 class Sampling:
     """How a token is drawn. `temperature` 0 takes the likeliest; `top_p` keeps the likeliest tokens of that total mass."""
 
-    max_new_tokens: int = 200
+    max_new_tokens: int = DEFAULT_NEW_TOKENS
     temperature: float = 0.8
     top_p: float = 0.95
     seed: int = 0
@@ -79,10 +80,13 @@ def pick_device(wanted: str) -> str:
     """'auto' -> 'cuda' where there is a GPU, else 'cpu'; a GPU that is not there is a UserError."""
     import torch
 
+    num_gpus = torch.cuda.device_count()
     if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no GPU here; use --device cpu")
+        return "cuda" if num_gpus else "cpu"
+    if wanted not in ("cpu", *["cuda"][:num_gpus], *(f"cuda:{index}" for index in range(num_gpus))):
+        raise UserError(
+            f"--device {wanted}: torch sees {num_gpus} GPUs here; give cpu, cuda or one of their numbers, cuda:0 the first"
+        )
     return wanted
 
 
@@ -253,7 +257,7 @@ def parser() -> Parser:
     )
     words.add_argument("--system", help="system message of a chat")
     words.add_argument(
-        "--max-new-tokens", type=int, default=Sampling.max_new_tokens, help="at most (default %(default)s)"
+        "--max-new-tokens", type=int, help=f"at most (default {DEFAULT_NEW_TOKENS}, or half of the context)"
     )
     words.add_argument(
         "--temperature",
@@ -276,7 +280,7 @@ def check_flags(flags: Any) -> None:
         raise UserError("nothing to do: give --prompt TEXT, or --chat for a conversation")
     if flags.system is not None and not flags.chat:
         raise UserError("--system is part of a chat; give --chat, too")
-    if flags.max_new_tokens < 1:
+    if flags.max_new_tokens is not None and flags.max_new_tokens < 1:
         raise UserError(f"--max-new-tokens {flags.max_new_tokens}: 1 or more is needed")
     if flags.temperature < 0:
         raise UserError(f"--temperature {flags.temperature}: 0 or more is needed")
@@ -289,8 +293,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parser().parse_args(argv)
     check_flags(flags)
     prompt = sys.stdin.read() if flags.prompt == "-" else flags.prompt
-    how = Sampling(flags.max_new_tokens, flags.temperature, flags.top_p, flags.seed)
     model, tokenizer = load_checkpoint(flags.model, tokenizer=flags.tokenizer, device=flags.device, dtype=flags.dtype)
+    num_new = flags.max_new_tokens or min(DEFAULT_NEW_TOKENS, model.config.max_position_embeddings // 2)
+    how = Sampling(num_new, flags.temperature, flags.top_p, flags.seed)
     if not flags.chat:
         continue_prompt(model, tokenizer, prompt, how)
     elif prompt is None:

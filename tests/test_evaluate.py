@@ -1,0 +1,260 @@
+"""evaluate.py: that every byte is counted once, that the figures are the model's, and what is refused."""
+
+import itertools
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import evaluate
+from data_prep.cli import UserError
+from data_prep.pack_tokens import load_encoder
+from data_prep.records import training_text
+from generate import load_checkpoint
+from tests.conftest import run_command
+from tests.tiny_checkpoint import TEXTS, record, tiny_checkpoint, write_dataset
+
+
+def document(text: str, **fields: Any) -> evaluate.Document:
+    made = {**record(0, text, ["math.NT"]), "title": "", **fields}
+    return evaluate.to_document(made, load_encoder(tiny_checkpoint()), bos_id=1)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path)
+
+
+def run_perplexity(dataset: Path, *words: str) -> dict[str, Any]:
+    out = dataset / "result.json"
+    evaluate.main(
+        ["perplexity", "--model", str(tiny_checkpoint()), "--dataset", str(dataset), "--out", str(out), *words]
+    )
+    return dict(json.loads(out.read_text()))
+
+
+def refusal(*words: str) -> str:
+    with pytest.raises(UserError) as error:
+        evaluate.main(["perplexity", *words])
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# --- mathematics and bytes ---
+
+
+@pytest.mark.parametrize(
+    ("text", "formulas"),
+    [
+        (r"so $x$ is \(y\)", ["$x$", r"\(y\)"]),
+        (r"\[ a \] and $$b$$.", [r"\[ a \]", "$$b$$"]),
+        (r"costs 5\$ or $6$", ["$6$"]),
+        (r"$a \$ b$ c", [r"$a \$ b$"]),
+        (r"a line \\[2pt] is no formula", []),
+        (r"\begin{align*} a &= b \\ c \end{align*} d", [r"\begin{align*} a &= b \\ c \end{align*}"]),
+        (
+            r"\begin{equation} \text{if $x$} \end{equation}$y$",
+            [r"\begin{equation} \text{if $x$} \end{equation}", "$y$"],
+        ),
+        (r"\begin{theorem} so $z$ \end{theorem}", ["$z$"]),
+        ("$never closed\n\nnext $a$", ["$never closed", "$a$"]),
+        (r"\begin{equation} never", [r"\begin{equation} never"]),
+        ("", []),
+    ],
+)
+def test_where_mathematics_stands(text: str, formulas: list[str]) -> None:
+    assert [text[start:end] for start, end in evaluate.math_spans(text)] == formulas
+
+
+def test_many_dollars_take_linear_time() -> None:
+    started_s = time.process_time()
+    for text in ("$ \\$" * 200_000, "$x$ " * 200_000, "\\begin{align}" * 200_000, "\\[" * 200_000, "$$ $" * 200_000):
+        evaluate.math_spans(text)
+    assert time.process_time() - started_s < 10
+
+
+@pytest.mark.parametrize(
+    "text", [*TEXTS, "é", "漢字 and 𝔸 $𝔸$", "  two spaces  ", "<s> is text, </s> too", "\t\n\n$x$\n", "▁ and \ue000"]
+)
+def test_the_bytes_of_the_tokens_are_the_bytes_of_the_text(text: str) -> None:
+    made = document(text)
+    assert made.num_bytes.sum() == len(text.encode())
+    assert (made.num_bytes >= 0).all()
+    assert len(made.ids) - 1 == len(made.num_bytes) == len(made.is_math)
+    assert 1 not in made.ids[1:]
+    assert 2 not in made.ids[1:]
+
+
+def test_a_token_that_touches_a_formula_is_mathematics() -> None:
+    text = "We know that $E = m c^2$ is true"
+    made = document(text)
+    start, end = evaluate.math_spans(text)[0]
+    positions = np.concatenate([[0], np.cumsum(made.num_bytes)])
+    touches = [low < end and high > start for low, high in itertools.pairwise(positions)]
+    assert made.is_math.tolist() == touches
+
+
+# --- windows ---
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "context", "stride"), [(2, 4, 2), (5, 4, 2), (8, 4, 2), (100, 7, 3), (64, 64, 1), (65, 64, 64)]
+)
+def test_every_token_is_scored_once_with_as_much_context_as_fits(num_tokens: int, context: int, stride: int) -> None:
+    scored = []
+    for start, end, first in evaluate.windows(num_tokens, context, stride):
+        assert end - start <= context
+        assert first == 1 or end - start == context  # only a document's first window is short
+        scored += list(range(first, end + 1))
+    assert scored == list(range(1, num_tokens))
+
+
+def test_the_example_of_the_docstring() -> None:
+    assert list(evaluate.windows(8, 4, 2)) == [(0, 4, 1), (2, 6, 5), (3, 7, 7)]
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 150, 100_000])
+def test_scores_are_those_of_each_window_by_itself(batch_tokens: int) -> None:
+    model, _ = load_checkpoint(tiny_checkpoint(), device="cpu")
+    documents = [document(text) for text in TEXTS]
+    found = evaluate.score_documents(model, documents, 32, 8, batch_tokens)
+    for one, (nats, given) in zip(documents, found, strict=True):
+        assert np.isfinite(nats).all()
+        for target in (1, 5, 31, 32, 33, 40, len(one.ids) - 1):
+            context = one.ids[target - given[target - 1] : target]
+            with torch.inference_mode():
+                logits = model(torch.from_numpy(context)[None]).logits[0, -1].double()
+            expected = torch.logsumexp(logits, 0) - logits[one.ids[target]]
+            assert nats[target - 1] == pytest.approx(float(expected), rel=1e-4)
+            assert given[target - 1] == min(target, given[target - 1])
+            assert target <= 32 or 32 - 8 < given[target - 1] <= 32
+
+
+def test_one_window_equals_the_loss_of_transformers() -> None:
+    model, _ = load_checkpoint(tiny_checkpoint(), device="cpu")
+    made = document(TEXTS[0][:150])
+    ids = torch.from_numpy(made.ids)[None]
+    nats, _ = evaluate.score_documents(model, [made], 128, 64, 8192)[0]
+    assert nats.mean() == pytest.approx(model(input_ids=ids, labels=ids).loss.item(), rel=1e-5)
+
+
+# --- the figures ---
+
+
+def test_the_tables_add_up(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run_perplexity(dataset)
+    tables = result["tables"]
+    whole = tables["all"][0]
+    texts = [training_text(json.loads(line)) for line in (dataset / "val.jsonl").read_text().splitlines()]
+    assert whole["num_bytes"] == sum(len(text.encode()) for text in texts)
+    for name in ("kind", "subject", "context"):
+        lines = tables[name]
+        assert sum(line["num_bytes"] for line in lines) == whole["num_bytes"]
+        bits = sum(line["bits_per_byte"] * line["num_bytes"] for line in lines)
+        assert bits / whole["num_bytes"] == pytest.approx(whole["bits_per_byte"])
+    assert [line["name"] for line in tables["subject"]] == ["cs", "math"]
+    assert tables["source"] == []
+    assert [line["name"] for line in tables["context"]] == ["1-31", "32-63", "64-128"]
+    bits = sum(one["bits"] for one in result["documents"])
+    assert whole["bits_per_byte"] == pytest.approx(bits / whole["num_bytes"])
+    assert whole["token_perplexity"] == pytest.approx(2 ** (bits / whole["num_tokens"]))
+    low, high = whole["interval"]
+    assert low <= whole["bits_per_byte"] <= high
+    printed = capsys.readouterr()
+    assert f"{whole['bits_per_byte']:.4f}" in printed.out
+    assert "each predicted once" in printed.err
+
+
+def test_a_uniform_model_needs_log2_of_its_rows_for_each_token(dataset: Path) -> None:
+    model, _ = load_checkpoint(tiny_checkpoint(), device="cpu")
+    torch.nn.init.zeros_(model.lm_head.weight)
+    nats, _ = evaluate.score_documents(model, [document(TEXTS[1])], 64, 32, 8192)[0]
+    assert nats == pytest.approx(np.full(len(nats), math.log(512)))
+
+
+def test_a_second_run_gives_the_same_bytes(dataset: Path) -> None:
+    run_perplexity(dataset)
+    first = (dataset / "result.json").read_bytes()
+    run_perplexity(dataset)
+    assert (dataset / "result.json").read_bytes() == first
+
+
+def test_documents_are_drawn_with_the_seed(dataset: Path) -> None:
+    drawn = [
+        [one["id"] for one in run_perplexity(dataset, "--max-documents", "2", "--seed", str(seed))["documents"]]
+        for seed in (0, 0, 3)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert drawn[0] == sorted(drawn[0])
+
+
+def test_the_window_is_the_length_trained_with_unless_asked(dataset: Path, tmp_path: Path) -> None:
+    assert run_perplexity(dataset)["context_tokens"] == 128
+    assert run_perplexity(dataset, "--context-tokens", "32")["stride_tokens"] == 16
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for seed in range(100):
+        num_bytes = rng.integers(500, 5_000, size=60).astype(float)
+        bits = num_bytes * rng.normal(1.5, 0.4, size=60)
+        low, high = evaluate.interval(bits, num_bytes, seed) or [0.0, 0.0]
+        hits += low <= 1.5 <= high
+    assert 87 <= hits <= 100
+
+
+def test_one_document_has_no_interval() -> None:
+    assert evaluate.interval(np.array([3.0]), np.array([2.0]), 0) is None
+
+
+# --- as a user runs it ---
+
+
+def test_the_command_prints_a_table(dataset: Path) -> None:
+    done = run_command(
+        "evaluate.py", "perplexity", "--model", tiny_checkpoint(), "--dataset", dataset, "--device", "cpu"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1].startswith("all ")
+
+
+def test_an_absent_split_is_one_line(tmp_path: Path) -> None:
+    done = run_command("evaluate.py", "perplexity", "--model", tiny_checkpoint(), "--dataset", tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"evaluate.py: the val split {tmp_path / 'val.jsonl'} does not exist\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--context-tokens", "500"], "max_position_embeddings 128"),
+        (["--context-tokens", "64", "--stride-tokens", "65"], "--stride-tokens 65"),
+        (["--max-documents", "0"], "--max-documents 0"),
+        (["--batch-tokens", "0"], "--batch-tokens 0"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(dataset: Path, words: list[str], message: str) -> None:
+    assert message in refusal("--model", str(tiny_checkpoint()), "--dataset", str(dataset), *words)
+
+
+def test_an_empty_dataset_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "val.jsonl").write_text("")
+    assert "holds no document" in refusal("--model", str(tiny_checkpoint()), "--dataset", str(tmp_path))
+
+
+def test_another_tokenizer_is_refused_with_both_values(dataset: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    from data_prep import train_tokenizer
+
+    train_tokenizer.main(["--input", str(dataset / "train.jsonl"), "--vocab-size", "530", "--out", str(other)])
+    message = refusal("--model", str(tiny_checkpoint()), "--dataset", str(dataset), "--tokenizer", str(other))
+    assert "512" in message
+    assert "530" in message
