@@ -166,9 +166,10 @@ def check_metadata(record: Mapping[str, Any], limits: Limits) -> Rejection | Non
 
 # Read off the comments and abstracts of 50,000 records. Case does not matter; white space is one space.
 WORK = r"(?:e-?prints?|preprints?|papers?|articles?|manuscripts?|submissions?|reports?|notes?|works?|documents?)"
+OWN_WORK = r"(?:e-?prints?|preprints?|papers?|articles?|manuscripts?|versions?|notes?|ve)"  # a submission may be one to a journal
 WITHDRAWN = r"(?:withdrawn|withdrawed|withdrwan|withrawn|witdrawn|retracted)"
 GONE = rf"(?:{WITHDRAWN}|taken (?:out|down|off)|(?:removed|deleted) by (?:the )?(?:arxiv|authors?|administrators?|moderators?))"
-BE = r"(?:is|was|are|were|be|being|have|has|had|will be|should be|must be)(?: bee)?(?: been)?(?: \w+ly| now)?"
+BE = r"(?:is|was|are|were|be|being|have|has|had|will be|should be|must be)(?: \w+)?(?: bee| been)?(?: \w+ly| now)?"
 # Between a subject and its verb: `this paper (math.CA) has been`, `the preprints X and Y are`, never `paper that has been`.
 FILLER = r"(?: (?!(?:that|which|who|to|of|in|by|we|on|for|from)\b)[^\s.;]+){0,3}?"
 WITHDRAWALS = tuple(
@@ -179,8 +180,7 @@ WITHDRAWALS = tuple(
         rf"^(?:(?:this|the|our|my) )?(?:{WORK} )?(?:\w+ly )?{WITHDRAWN}\b(?! prior| after)",  # withdrawn due to an error
         rf"\b{WORK} (?:\w+ly )?{WITHDRAWN}\b",  # 5 pages, paper withdrawn
         r"^removed by (?:the )?arxiv\b",
-        r"\bwithdraw(?:s|n|ing|al)? (?:of )?(?:this|the|my|our|these)(?: \S+)? "  # the author withdraws the paper
-        r"(?:e-?prints?|preprints?|papers?|articles?|manuscripts?|versions?|notes?|ve\b)",
+        rf"\bwithdr[ae]w(?:s|n|ing|al)? (?:of )?(?:this|the|my|our|these)(?: \S+)? {OWN_WORK}\b",  # the author withdraws the paper
         r"\b(?:authors?|article|agree|wish|asked|requested \w+) to withdraw it\b",
         r"^(?:withdrawal notice|reason for withdrawal)\b",
     )
@@ -193,7 +193,11 @@ OTHERS = re.compile(
     r"|\b(?:claims?|sections?|theorem|lemma|appendix|remark)\b|\bnot (?:been )?withdrawn",
     re.IGNORECASE,
 )
-FROM_ELSEWHERE = re.compile(r" from (?!.{0,16}\barxiv)", re.IGNORECASE)
+# What may follow: it was withdrawn from a journal, or before this version.
+NO_LONGER = re.compile(
+    r" (?:from (?!.{0,16}\barxiv)|earlier|previously|before|but now|and (?:(?:is|was|has|been|now) ?)*(?:re-?submitted|replaced|restored))",
+    re.IGNORECASE,
+)
 ANY_ID = re.compile(r"\b(?:\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Z]{2})?/\d{7})")
 
 
@@ -217,7 +221,7 @@ def says_withdrawn(sentence: str, paper_id: str) -> bool:
         if (match := pattern.search(sentence)) is None:
             continue
         ids = ANY_ID.findall(match[0])
-        about_others = OTHERS.search(sentence, 0, match.end()) or FROM_ELSEWHERE.match(sentence, match.end())
+        about_others = OTHERS.search(sentence, 0, match.end()) or NO_LONGER.match(sentence, match.end())
         if not about_others and (not ids or paper_id in ids):
             return True
     return False
@@ -233,34 +237,290 @@ def check_length(text: str, limits: Limits) -> Rejection | None:
     return None
 
 
+# Words that hold English together and are rare in other languages. Measured (docs/LOG.md): at least 12.7% of the words of each
+# English e-print, formulas included; at most 1.3% of those in other languages.
+ENGLISH_WORDS = frozenset(("the", "of", "and", "that", "is", "we", "with", "for", "this", "by", "are", "which", "from"))
+ENGLISH_SHARE = 0.06
+LOWERCASE_WORD = re.compile(r"(?<![\\A-Za-z])[a-z]{2,}(?![A-Za-z])")
+NUM_SLICES, SLICE_CHARS = (
+    8,
+    1500,
+)  # of the body, evenly spread, for the share of English words: 0.3 ms whatever its length
+HEAD_LETTERS, HEAD_CHARS = (
+    120,
+    500,
+)  # of title and abstract: from here on langdetect is trusted, so much of them it reads
+WINDOWS, WINDOW_REGION_CHARS, WINDOW_CHARS = (
+    3,
+    8000,
+    1500,
+)  # where windows of prose are looked for, and what langdetect reads
+WINDOW_LETTERS = 300  # with fewer it errs among formulas, so a window is joined with the next
+NUM_TRIALS = 3  # of langdetect's random walks through the n-grams; it takes 7, which decides the same on 600 windows (docs/LOG.md)
+
+# What is no prose, longest constructs first. Bounded repeats keep a lone `$` or \begin from eating the text.
+NOT_PROSE = re.compile(
+    r"\\begin\{((?:equation|align|gather|multline|eqnarray|array|displaymath|math|tabular|tikzpicture|verbatim|lstlisting)\w*\*?)\}"
+    r".{0,5000}?\\end\{\1\}"
+    r"|\$\$.{0,3000}?\$\$|\$[^$]{0,1500}\$|\\\[.{0,3000}?\\\]|\\\(.{0,1500}?\\\)"
+    r"|\\(?:begin|end|label|(?:eq|page|auto|c)?ref|cite\w*|url|includegraphics|bibliography\w*)\*?(?:\[[^\]]{0,300}\])*\{[^}]{0,300}\}"
+    r"|\\[A-Za-z]+\*?|\\.|[{}~^_&#<>=+*/|\d]",
+    re.DOTALL,
+)
+
+
 def check_language(title: str, abstract: str, text: str, limits: Limits) -> Rejection | None:
-    return None
+    """Whether a paper is in the wanted language, by title, abstract and the prose of its cleaned body.
+
+    langdetect judges title and abstract. Since a French paper may have an English abstract, the body is asked as well: the
+    share of English function words in slices of it. Where both say English (nearly always), that is all: 2 ms. Otherwise
+    langdetect judges the body's longest windows of prose, mathematics stripped, and a paper is rejected only if none of
+    them is in the wanted language, or one of three is and the function words speak against it.
+    """
+    if limits.language is None:
+        return None
+    head = " ".join(prose(f"{title}. {abstract}").split())
+    of_head = guess_language(head[:HEAD_CHARS]) if num_letters(head) >= HEAD_LETTERS else None
+    english = limits.language == "en" and english_share(text) >= ENGLISH_SHARE
+    if english and of_head == "en":
+        return None
+    votes: list[str] = []
+    for window in prose_windows(text):
+        votes += filter(None, [guess_language(window)])
+        if english and votes == ["en"]:
+            return None
+    votes = votes or [
+        of_head or limits.language
+    ]  # a body without prose: title and abstract decide, else nothing speaks against it
+    num_wanted = votes.count(limits.language)
+    if 2 * num_wanted >= len(votes) or (num_wanted and english):
+        return None
+    others = Counter(vote for vote in votes if vote != limits.language)
+    return Rejection("language", ", ".join(sorted(others, key=lambda name: (-others[name], name))))
+
+
+def english_share(text: str) -> float:
+    """The share of ENGLISH_WORDS among the lower-case words of a body, formulas included, from slices spread over it."""
+    step = max(len(text) // NUM_SLICES, SLICE_CHARS)
+    words = [
+        word
+        for start in range(0, len(text), step)
+        for word in LOWERCASE_WORD.findall(text[start : start + SLICE_CHARS])
+    ]
+    return sum(word in ENGLISH_WORDS for word in words) / max(len(words), 1)
+
+
+def prose(text: str) -> str:
+    """A text without mathematics, markup and digits; paragraphs stay apart."""
+    return NOT_PROSE.sub(" ", text)
+
+
+def num_letters(text: str) -> int:
+    """Letters of any alphabet."""
+    return sum(map(str.isalpha, text))
+
+
+def prose_windows(text: str) -> Iterator[str]:
+    """Up to WINDOWS pieces of a body's prose, from its beginning, middle and end: the longest paragraphs of a region, joined."""
+    num_regions = min(max(len(text) // (2 * WINDOW_CHARS), 1), WINDOWS)
+    carried = ""
+    for number in range(num_regions):
+        start = number * len(text) // num_regions
+        region = text[start : min(start + WINDOW_REGION_CHARS, (number + 1) * len(text) // num_regions)]
+        paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", prose(region))]
+        carried = (carried + " " + " ".join(sorted(paragraphs, key=len, reverse=True)))[:WINDOW_CHARS]
+        if num_letters(carried) >= WINDOW_LETTERS:
+            yield carried
+            carried = ""
+    if num_regions == 1 and carried.strip():
+        yield carried  # a short body has no more to judge by
+
+
+@functools.cache
+def language_profiles() -> Any:
+    """langdetect's detector factory with its 55 languages: 0.3 s once a process, against 2 ms for a guess.
+
+    The profiles are read in the order of their names (langdetect takes the folder's, which differs between machines), and
+    the seed is fixed: the same text gives the same answer everywhere.
+    """
+    from langdetect.detector_factory import PROFILES_DIRECTORY, DetectorFactory
+
+    factory = DetectorFactory()
+    factory.set_seed(0)
+    factory.load_json_profile(
+        [path.read_text("utf-8") for path in sorted(Path(PROFILES_DIRECTORY).iterdir()) if path.is_file()]
+    )
+    return factory
+
+
+def guess_language(text: str) -> str | None:
+    """langdetect's name of the language ('en', 'fr', 'zh-cn'), None where the text has no letters to go by."""
+    from langdetect.lang_detect_exception import LangDetectException
+
+    detector = language_profiles().create()
+    detector.n_trial = NUM_TRIALS
+    detector.append(text)
+    try:
+        name = detector.detect()
+    except LangDetectException:
+        return None
+    return None if name == detector.UNKNOWN_LANG else str(name)
+
+
+# Metadata files -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
-class MetadataCensus:
+class Census:
     """What `read_metadata` met on its way: counts, and the first few examples of each trouble."""
 
-    num_lines: int = 0
-    num_broken_lines: int = 0
+    num_records: int = 0
+    num_bad_lines: int = 0
     num_null_abstracts: int = 0
     missing_keys: Counter[str] = field(default_factory=Counter)
     unknown_categories: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
+    examples: list[str] = field(default_factory=list)
+
+    def bad_line(self, number: int, problem: str) -> None:
+        """Count a line that is no record; describe the first NUM_EXAMPLES."""
+        self.num_bad_lines += 1
+        if len(self.examples) < NUM_EXAMPLES:
+            self.examples.append(f"line {number}: {problem}"[:200])
+
+    def look_at(self, record: Mapping[str, Any]) -> None:
+        """Count what is odd about a record."""
+        self.num_records += 1
+        self.missing_keys.update(key for key in USED_KEYS if key not in record)
+        self.num_null_abstracts += not record.get("abstract")
+        self.unknown_categories.update(name for name in category_names(record) if name not in KNOWN_CATEGORIES)
+
+    def sentences(self) -> list[str]:
+        """What was odd, one line each; empty if nothing was."""
+        found = []
+        if self.num_bad_lines:
+            found.append(f"{self.num_bad_lines:,} lines are no records: {'; '.join(self.examples)}")
+        if self.missing_keys:
+            found.append(
+                "keys missing: " + ", ".join(f"{key} ({num:,})" for key, num in self.missing_keys.most_common())
+            )
+        if self.num_null_abstracts:
+            found.append(f"{self.num_null_abstracts:,} records have no abstract")
+        if self.unknown_categories:
+            named = ", ".join(f"{name} ({num:,})" for name, num in self.unknown_categories.most_common(NUM_EXAMPLES))
+            found.append(f"{len(self.unknown_categories):,} categories are unknown: {named}")
+        return found
 
 
-def read_metadata(path: Path, census: MetadataCensus | None = None) -> Iterator[tuple[str, dict[str, Any] | Rejection]]:
-    """(id, record) of each line of a metadata file, or (name of the line, Rejection) where there is no record."""
-    census = MetadataCensus() if census is None else census
-    opener = gzip.open if need_file(path, "metadata").open("rb").read(2) == b"\x1f\x8b" else open
-    with opener(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            census.num_lines += 1
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                yield f"{path.name}:{number}", Rejection("bad-metadata", f"not JSON: {error}")
-                continue
-            yield str(record.get("id")), record
+USED_KEYS = ("title", "abstract", "categories", "comments", "license", "versions")
+NUM_EXAMPLES = 5
+
+
+def read_metadata(path: Path, census: Census) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(id, record) of each line of a metadata file that is one; all others are counted in `census`.
+
+    JSON lines, plain or gzipped (told by content, not by name). Raises UserError for a folder, a zip, or a file that holds no
+    record at all; a gzip file that is cut short gives what stands before the cut.
+    """
+    with need_file(path, "metadata").open("rb") if path.is_file() else not_a_file(path) as raw:
+        magic = raw.read(2)
+        raw.seek(0)
+        if magic == b"PK":
+            raise UserError(f"{path} is a zip archive; unzip it and name the .json file inside")
+        lines: IO[bytes] = gzip.open(raw) if magic == b"\x1f\x8b" else raw  # type: ignore[assignment]  # noqa: SIM115
+        number = 0
+        try:
+            for number, line in enumerate(lines, 1):
+                if not line.isspace():
+                    yield from usable_record(line, number, census)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            census.bad_line(number + 1, f"the file is cut short or damaged here ({error})")
+    if not census.num_records:
+        raise UserError(
+            f"{path} holds no record ({'; '.join(census.examples) or 'it is empty'}); JSON lines are needed"
+        )
+
+
+def not_a_file(path: Path) -> IO[bytes]:
+    """Raises the UserError for a path that is absent or a folder."""
+    need_file(path, "metadata")
+    raise UserError(f"{path} is a folder; name the snapshot's file (arxiv-metadata-oai-snapshot.json)")
+
+
+def usable_record(line: bytes, number: int, census: Census) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(id, record) of a line, or nothing and a count of what is wrong."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        census.bad_line(number, f"not JSON ({error})")
+        return
+    paper_id = record.get("id") if isinstance(record, dict) else None
+    if not isinstance(paper_id, str) or not paper_id.strip() or not paper_id.isprintable():
+        census.bad_line(
+            number, "no id" if isinstance(record, dict) else f"{type(record).__name__} instead of an object"
+        )
+        return
+    census.look_at(record)
+    yield paper_id.strip(), record
+
+
+# Command line -------------------------------------------------------------------------------------------------------------
+
+
+def limit_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the metadata filter, with the paper's values as defaults."""
+    default = Limits()
+    parser.add_argument(
+        "--categories", nargs="+", default=list(default.categories), help="whole names (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--primary-only", action="store_true", help="the first category must be wanted, not any of them"
+    )
+    parser.add_argument(
+        "--first-year", type=int, default=default.first_year, help="of the first version (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--licences", nargs="+", choices=sorted(LICENCES), help="keep papers under these only (default: all)"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the metadata funnel of one or more files."""
+    parser = Parser(description=__doc__)
+    parser.add_argument(
+        "--metadata", type=Path, nargs="+", required=True, help="JSON lines as in arXiv's Kaggle snapshot, or .gz"
+    )
+    parser.add_argument("--samples", type=int, default=0, help="show this many papers for each reason, evenly spread")
+    limit_flags(parser)
+    args = parser.parse_args(argv)
+    licences = None if args.licences is None else tuple(args.licences)
+    limits = Limits(tuple(args.categories), args.primary_only, args.first_year, licences=licences)
+    census = Census()
+    verdicts: dict[str, list[tuple[str, str]]] = {}
+    for path in args.metadata:
+        for paper_id, record in read_metadata(path, census):
+            rejection = check_metadata(record, limits)
+            reason, detail = (
+                (rejection.reason, rejection.detail) if rejection else ("kept", " ".join(category_names(record)))
+            )
+            verdicts.setdefault(reason, []).append((paper_id, detail))
+    print_funnel(verdicts, census, args.samples)
+    return 0
+
+
+def print_funnel(verdicts: Mapping[str, Sequence[tuple[str, str]]], census: Census, num_samples: int) -> None:
+    """In, out by reason, kept; then samples; then what was odd about the file."""
+    print(f"{'records':14}{census.num_records:>10,}")
+    order = ["bad-metadata", "category", "year", "licence", "withdrawn", "kept"]
+    for reason in order:
+        if reason in verdicts:
+            print(f"{reason:14}{len(verdicts[reason]):>10,}{len(verdicts[reason]) / census.num_records:>8.1%}")
+    for reason in order if num_samples else ():
+        papers = verdicts.get(reason, [])
+        for paper_id, detail in papers[:: max(len(papers) // num_samples, 1)][:num_samples]:
+            print(f"  {reason}: {paper_id}: {detail}")
+    for sentence in census.sentences():
+        print(sentence, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run(main)
