@@ -106,26 +106,28 @@ def given_version(item: dict[str, Any]) -> int:
 def resolve_versions(folders: Sequence[Path]) -> tuple[dict[int, Rejection], dict[str, int]]:
     """Which e-prints give way to another of the same id, by their place in the order of reading; and all ids with a place.
 
-    The last version decides, even where it turns out to be withdrawn or broken; of one version given twice, the first.
+    The last version decides, even where it turns out to be withdrawn or broken; of one version given twice, a copy that is
+    kept goes before one that is not, then the first.
     """
     place_of: dict[str, int] = {}
-    versions = array("l")
+    versions, ranks = array("l"), array("l")  # a rank is twice the version, plus one if the e-print is kept
     losers: list[tuple[int, str]] = []
     for item in (item for folder in folders for item in read_items(folder)):
         place = len(versions)
         versions.append(given_version(item) if passes_metadata(item) else 0)
+        ranks.append(2 * versions[-1] + ("reason" not in item))
         if not found_in_metadata(item):
             continue
         other = place_of.setdefault(item["id"], place)
         if other != place and passes_metadata(item):
-            winner, loser = (place, other) if versions[place] > versions[other] else (other, place)
+            winner, loser = (place, other) if ranks[place] > ranks[other] else (other, place)
             place_of[item["id"]] = winner
             losers.append((loser, item["id"]))
     superseded: dict[int, Rejection] = {}
     for place, paper_id in losers:
         newest = versions[place_of[paper_id]]
         if versions[place] == newest:
-            superseded[place] = Rejection("duplicate-id", f"version {newest} was given before")
+            superseded[place] = Rejection("duplicate-id", f"version {newest} was given twice")
         else:
             superseded[place] = Rejection("older-version", f"version {newest} was given")
     return superseded, place_of
@@ -309,8 +311,8 @@ def outcomes(
 
 def missing(metadata_folder: Path, given: dict[str, int]) -> Iterator[dict[str, Any]]:
     """An item for each record that passes the metadata filter and for which no e-print was given."""
-    for paper_id, reason in MetadataIndex(metadata_folder).ids():
-        if reason is None and paper_id not in given:
+    for paper_id in MetadataIndex(metadata_folder).kept_ids():
+        if paper_id not in given:
             yield {"id": paper_id, "version": None, "name": None, "bytes": 0, "year": None, "category": None}
 
 

@@ -1,8 +1,8 @@
 """The metadata join: arXiv's snapshot, read once, turned into small sorted files that any worker looks into by id.
 
 In: arXiv's metadata in the form of the Kaggle snapshot (JSON lines, plain or .gz; a 5 GB file of 2.7 million records).
-Out: a folder of `<yymm>.tsv` files, sorted by id, one line per paper: id, tab, JSON with what a record keeps of it and
-the metadata filter's verdict; and `counts.json`, what was read, kept and odd.
+Out: a folder of `<yymm>.tsv` files, sorted by id, one line per paper: id, the reason for which the metadata filter rejects
+it (empty: kept), JSON with what a record keeps of it; and `counts.json`, what was read, kept and odd.
 
 Ids carry their year and month, so the records of one bulk tar lie in one or two of these files. A worker maps the file
 and searches it by halves: it holds no record beyond the one that it asked for, and all workers share the page cache.
@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.cli import Progress, UserError, atomic_write
-from data_prep.filters import Limits, MetadataCensus, category_names, check_metadata, first_year, read_metadata
+from data_prep.cli import Progress, atomic_write
+from data_prep.filters import Census, Limits, category_names, check_metadata, first_year, read_metadata
 from data_prep.records import Rejection
 
 YYMM_IN_ID = re.compile(r"(?:[a-z.A-Z-]+/)?(\d\d(?:0[1-9]|1[0-2]))\.?\d{3,5}")  # 1403.0037, math/0303002
@@ -55,15 +55,18 @@ def bucket_of(paper_id: str) -> str:
 
 def words(value: object) -> str:
     """Text of a metadata field on one line: arXiv wraps titles and abstracts; lone surrogates (broken JSON) are dropped."""
-    return " ".join(value.encode("utf-8", "ignore").decode().split()) if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    if not value.isascii():
+        value = value.encode("utf-8", "ignore").decode()
+    return " ".join(value.split())
 
 
 def entry_line(paper_id: str, record: Mapping[str, Any], rejection: Rejection | None) -> str:
-    """One line of a bucket. A rejected paper keeps only what accounting asks for: category, year, reason."""
-    categories = [words(name) for name in category_names(record)]
-    entry: dict[str, Any] = {"categories": categories, "year": first_year(record)}
+    """One line of a bucket. A rejected paper keeps only what accounting asks for: category, year, detail."""
+    entry: dict[str, Any] = {"categories": [words(name) for name in category_names(record)], "year": first_year(record)}
     if rejection is not None:
-        entry |= {"reason": rejection.reason, "detail": words(rejection.detail)}
+        entry["detail"] = words(rejection.detail)
     else:
         versions = record.get("versions")
         entry |= {
@@ -74,13 +77,16 @@ def entry_line(paper_id: str, record: Mapping[str, Any], rejection: Rejection | 
             "journal_ref": words(record.get("journal-ref")) or None,
             "num_versions": max(len(versions), 1) if isinstance(versions, list) else 1,
         }
-    return f"{paper_id}\t{json.dumps(entry, ensure_ascii=False, separators=(',', ':'))}\n"
+    return f"{paper_id}\t{rejection.reason if rejection else ''}\t{to_json(entry)}\n"
+
+
+to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def parse_entry(line: bytes) -> Paper:
-    """The inverse of `entry_line`, without the id."""
-    entry = json.loads(line)
-    rejection = Rejection(entry["reason"], entry["detail"]) if "reason" in entry else None
+    """What stands in a line of a bucket."""
+    _, reason, content = line.split(b"\t", 2)
+    entry = json.loads(content)
     return Paper(
         title=entry.get("title", ""),
         abstract=entry.get("abstract", ""),
@@ -90,7 +96,7 @@ def parse_entry(line: bytes) -> Paper:
         doi=entry.get("doi"),
         journal_ref=entry.get("journal_ref"),
         num_versions=entry.get("num_versions", 1),
-        rejection=rejection,
+        rejection=Rejection(reason.decode(), entry["detail"]) if reason else None,
     )
 
 
@@ -118,20 +124,13 @@ class Buckets:
 
 def sort_bucket(unsorted: Path) -> tuple[int, Counter[str]]:
     """Turn a bucket into its final form; returns the number of repeated ids (the later line counts) and the verdicts."""
-    entries: dict[bytes, bytes] = {}
-    num_lines = 0
     with unsorted.open("rb") as file:
-        for line in file:
-            num_lines += 1
-            paper_id, entry = line.split(b"\t", 1)
-            entries[paper_id] = entry
+        lines = file.readlines()
+    entries = {line.split(b"\t", 1)[0]: line for line in lines}
     with unsorted.with_suffix(".tsv").open("wb") as file:
-        file.writelines(b"%s\t%s" % pair for pair in sorted(entries.items()))
+        file.writelines(line for _, line in sorted(entries.items()))
     unsorted.unlink()
-    reasons = Counter(
-        rejection.reason if (rejection := parse_entry(entry).rejection) else "" for entry in entries.values()
-    )
-    return num_lines - len(entries), reasons
+    return len(lines) - len(entries), Counter(line.split(b"\t", 2)[1].decode() for line in entries.values())
 
 
 def index_metadata(path: Path, limits: Limits, folder: Path) -> dict[str, Any]:
@@ -156,35 +155,28 @@ def index_metadata(path: Path, limits: Limits, folder: Path) -> dict[str, Any]:
 
 def fill_buckets(path: Path, limits: Limits, folder: Path) -> dict[str, Any]:
     """Spread the records over `folder`, sort each bucket, and count: what came in, what the filter says, what was odd."""
-    census = MetadataCensus()
-    buckets, num_records, num_bad = Buckets(folder), 0, 0
+    census, buckets = Census(), Buckets(folder)
     with Progress("metadata", unit="records") as progress:
         for paper_id, record in read_metadata(path, census):
-            if isinstance(record, Rejection) or not paper_id.isprintable():
-                num_bad += 1
-                continue
-            num_records += 1
             buckets.add(paper_id, entry_line(paper_id, record, check_metadata(record, limits)))
             progress.update()
-    odd = census.sentences()
-    if num_records == 0:
-        seen = odd[0] if odd else "it is empty"
-        raise UserError(
-            f"--metadata {path} holds no record ({seen}); needed are JSON lines as in arXiv's Kaggle snapshot"
-        )
     buckets.flush()
     num_repeated, reasons = 0, Counter[str]()
     for unsorted in sorted(folder.glob("*.unsorted")):
         repeated, verdicts = sort_bucket(unsorted)
         num_repeated += repeated
         reasons += verdicts
+    odd = census.sentences()
+    if num_repeated:
+        odd.append(f"{num_repeated:,} ids are repeated; the last line of each counts")
     return {
-        "records": num_records,
-        "bad_lines": num_bad,
+        "lines": census.num_records + census.num_bad_lines,
+        "bad_lines": census.num_bad_lines,
         "repeated_ids": num_repeated,
-        "odd": odd,
+        "ids": reasons.total(),
         "kept": reasons.pop("", 0),
         "rejected": dict(sorted(reasons.items())),
+        "odd": odd,
         "sha256": sha256_file(path),
     }
 
@@ -219,18 +211,17 @@ class MetadataIndex:
         while low < high:
             start = lines.rfind(b"\n", low, (low + high) // 2) + 1 or low
             end = lines.find(b"\n", start) + 1
-            tab = lines.find(b"\t", start, end)
-            found = lines[start:tab]
+            found = lines[start : lines.find(b"\t", start, end)]
             if found == key:
-                return parse_entry(lines[tab + 1 : end])
+                return parse_entry(lines[start:end])
             low, high = (end, high) if found < key else (low, start)
         return None
 
-    def ids(self) -> Iterator[tuple[str, str | None]]:
-        """(id, reason for which the metadata filter rejects it or None) of all records, in the order of the files."""
+    def kept_ids(self) -> Iterator[str]:
+        """The ids of all records that the metadata filter keeps, in the order of the files."""
         for path in sorted(self.folder.glob("*.tsv")):
             with path.open("rb") as file:
                 for line in file:
-                    paper_id, entry = line.split(b"\t", 1)
-                    rejection = parse_entry(entry).rejection
-                    yield paper_id.decode(), rejection.reason if rejection else None
+                    paper_id, reason, _ = line.split(b"\t", 2)
+                    if not reason:
+                        yield paper_id.decode()

@@ -17,14 +17,14 @@ The same sources and flags give the same bytes, whatever the engine, the number 
 
 import argparse
 import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
 import json
-import pickle
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,16 +33,27 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: import from the repository root
 
 from data_prep.cli import EXIT_DONE, Parser, Progress, UserError, atomic_write, duration, need_file, run
+from data_prep.dedup import THRESHOLD, BenchmarkIndex
 from data_prep.engines import ENGINES, available_cores, run_shards
-from data_prep.filters import Limits
+from data_prep.filters import Limits, limit_flags
 from data_prep.merge import MANIFEST, REJECTS, TRAIN, VAL, Options, merge
 from data_prep.metadata import COUNTS, index_metadata, sha256_file
-from data_prep.shards import SECONDS, STAGES, Job, Shard, is_bulk_tar, plan_shards, shard_is_done
+from data_prep.shards import COST, STAGES, Job, Shard, is_bulk_tar, plan_shards, shard_is_done
 
 DEFAULTS = Limits()
-SHARDS, STAMP, TIMINGS = "shards", "run.json", "timings.json"
+SHARDS, STAMP, LOCK, TIMINGS = "shards", "run.json", "lock", "timings.json"
 OUTPUTS = (MANIFEST, TRAIN, VAL, REJECTS, TIMINGS)  # the manifest goes first: without it a corpus is not finished
-NOT_IN_CODE = {"cli.py", "report.py", "pack_tokens.py", "token_files.py", "train_tokenizer.py", "tokenizer_report.py"}
+# Source files that decide the merge, and those that decide nothing here; a change of any other one does all papers again.
+MERGE_CODE = ("merge.py", "prepare_dataset.py")
+OTHER_CODE = (
+    "cli.py",
+    "engines.py",
+    "report.py",
+    "pack_tokens.py",
+    "token_files.py",
+    "train_tokenizer.py",
+    "tokenizer_report.py",
+)
 PACKAGES = ("numpy", "langdetect")  # whose versions can change a byte of the output
 ARXIV_BYTES_PER_ITEM = 5.07e12 / 2_657_110  # the bulk source of February 2025: its manifest's total size and items
 EXPECTED_PER_S_PER_CORE = 60.0  # e-prints; the measured figure stands in docs/LOG.md
@@ -57,14 +68,13 @@ def parser() -> Parser:
         "--out", type=Path, default=Path("dataset_train_val"), help="output folder (default: %(default)s)"
     )
     what = flags.add_argument_group("what is kept")
-    what.add_argument("--categories", nargs="+", default=list(DEFAULTS.categories), help="archives or whole categories")
-    what.add_argument("--primary-only", action="store_true", help="look at the first category only (default: at any)")
-    what.add_argument("--first-year", type=int, default=DEFAULTS.first_year, help="of the first version (%(default)s)")
-    what.add_argument("--licences", nargs="+", default=None, help="keep these licences only (default: all)")
+    limit_flags(what)
     what.add_argument("--min-body-chars", type=int, default=DEFAULTS.min_body_chars, help="default: %(default)s")
     what.add_argument("--language", default=DEFAULTS.language, help="ISO 639-1 code, or 'any' (default: %(default)s)")
     what.add_argument("--keep-captions", action="store_true", help="keep the captions of figures and tables")
-    what.add_argument("--jaccard", type=float, default=0.8, help="similarity of near duplicates (default: %(default)s)")
+    what.add_argument(
+        "--jaccard", type=float, default=THRESHOLD, help="similarity of near duplicates (default: %(default)s)"
+    )
     what.add_argument(
         "--decontaminate", type=Path, nargs="+", default=[], help="benchmark files whose questions are kept out"
     )
@@ -126,32 +136,55 @@ def limits_of(args: argparse.Namespace) -> Limits:
 # The stamp: what a run's output depends on ----------------------------------------------------------------------------------
 
 
-def code_hash() -> str:
-    """A hash of the source files that decide the output."""
+def code_hash(names: Sequence[str]) -> str:
+    """A hash of source files beside this one."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        if path.name not in NOT_IN_CODE:
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for name in names:
+        digest.update(name.encode() + b"\0" + (Path(__file__).parent / name).read_bytes())
     return digest.hexdigest()[:16]
 
 
 def file_stamp(path: Path) -> str:
     """Name, size and time of change of a file: what tells, without reading it, that it is another one."""
     state = path.stat()
-    return f"{path.name}, {state.st_size:,} bytes, changed {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(state.st_mtime))}"
+    changed = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(state.st_mtime))
+    return f"{path.name} ({state.st_size:,} bytes of {changed} UTC)"
 
 
 def stamp_of(args: argparse.Namespace) -> dict[str, Any]:
-    """All that decides the output but the archives, by the names under which a difference is told to the user."""
-    per_paper = {f"--{name.replace('_', '-')}": value for name, value in asdict(limits_of(args)).items()}
-    per_paper |= {"--keep-captions": args.keep_captions, "--limit": args.limit}
-    per_paper["--decontaminate"] = [sha256_file(path)[:16] for path in args.decontaminate]
-    per_paper["the code"] = code_hash()
-    per_paper["packages"] = {name: importlib.metadata.version(name) for name in PACKAGES}
-    per_paper["--metadata"] = file_stamp(args.metadata)
-    merging = {"--jaccard": args.jaccard, "--val-frac": args.val_frac, "--list-missing": args.list_missing}
-    stamp: dict[str, Any] = json.loads(json.dumps({"per_paper": per_paper, "merging": merging}))
-    return stamp
+    """All that decides the output, by the names under which a difference is told, in three parts.
+
+    "metadata" decides the metadata's index, "papers" (with it) what becomes of a paper alone, "merge" the rest. So a change
+    of --val-frac leaves all shards as they are.
+    """
+    limits = {f"--{name.replace('_', '-')}": value for name, value in asdict(limits_of(args)).items()}
+    late = ("--min-body-chars", "--language")
+    stage_code = sorted(
+        path.name for path in Path(__file__).parent.glob("*.py") if path.name not in OTHER_CODE + MERGE_CODE
+    )
+    stamp = {
+        "metadata": {
+            "--metadata": file_stamp(args.metadata),
+            **{name: value for name, value in limits.items() if name not in late},
+            "metadata code": code_hash(("filters.py", "metadata.py")),
+        },
+        "papers": {
+            **{name: limits[name] for name in late},
+            "--keep-captions": args.keep_captions,
+            "--limit": args.limit,
+            "--decontaminate": [f"{path.name} {sha256_file(path)[:16]}" for path in args.decontaminate],
+            "stage code": code_hash(stage_code),
+            "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        },
+        "merge": {
+            "--jaccard": args.jaccard,
+            "--val-frac": args.val_frac,
+            "--list-missing": args.list_missing,
+            "merge code": code_hash(MERGE_CODE),
+        },
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(stamp))
+    return plain
 
 
 def key_of(value: object) -> str:
@@ -161,41 +194,54 @@ def key_of(value: object) -> str:
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What differs between two stamps, with both values."""
-    before = {**old.get("per_paper", {}), **old.get("merging", {})}
-    after = {**new["per_paper"], **new["merging"]}
-    found = [
+    before = {name: value for part in old.values() for name, value in part.items()}
+    after = {name: value for part in new.values() for name, value in part.items()}
+    return [
         f"{name} was {before.get(name)} and is {after.get(name)}"
         for name in after | before
         if before.get(name) != after.get(name)
     ]
-    if old.get("sources") != new["sources"]:
-        found.append(f"--sources was {old.get('sources')} and is {new['sources']}")
-    return found
+
+
+def read_stamp(folder: Path) -> dict[str, Any] | None:
+    """The stamp of the run that `folder` holds; None if it holds none of ours."""
+    try:
+        stamp = json.loads((folder / STAMP).read_text())
+    except (OSError, ValueError):
+        return None
+    return stamp if isinstance(stamp, dict) else None
 
 
 def claim_folder(out: Path, stamp: dict[str, Any], force: bool) -> None:
     """Make `out` this run's, or raise UserError: it holds another run's output, or what this program did not write."""
-    path = out / SHARDS / STAMP
-    present = [name for name in OUTPUTS if (out / name).exists()]
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a folder")
-    if path.exists():
-        changes = differences(json.loads(path.read_text()), stamp)
-        if not changes:
-            return
-        if not force:
-            raise UserError(
-                f"{out} holds a run with other settings: {'; '.join(changes)}. Choose another --out, or add --force: what "
-                "the change does not touch is kept, the rest is done again"
-            )
-    elif present and not force:
+    old = read_stamp(out / SHARDS)
+    present = [name for name in (*OUTPUTS, SHARDS) if (out / name).exists()]
+    if old is not None and not (changes := differences(old, stamp)):
+        return
+    if old is not None and not force:
         raise UserError(
-            f"{out} holds {present[0]}, which is of another run; choose another --out, or add --force to replace it"
+            f"{out} holds a run with other settings: {'; '.join(changes)}. Choose another --out, or add --force: what the "
+            "change does not touch is kept, the rest is done again"
         )
-    for name in present:
-        (out / name).unlink()
-    with atomic_write(path) as file:
+    if present and not force:
+        raise UserError(f"{out} holds {present[0]} of another run; choose another --out, or add --force to replace it")
+    for name in OUTPUTS:
+        (out / name).unlink(missing_ok=True)
+    with atomic_write(out / SHARDS / STAMP) as file:
         json.dump(stamp, file, indent=1)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, shared: bool) -> Iterator[None]:
+    """Hold the folder against a second run; tasks of a job array share it. The lock goes with the process, however it ends."""
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another run is at work in {folder}; wait for it, or choose another --out") from None
+        yield
 
 
 # The run ------------------------------------------------------------------------------------------------------------------
@@ -248,31 +294,31 @@ def prepare_metadata(args: argparse.Namespace, job: Job) -> dict[str, Any]:
     )
     for sentence in counts["odd"]:
         print(f"metadata: {sentence}", file=sys.stderr)
-    if counts["repeated_ids"]:
-        print(f"metadata: {counts['repeated_ids']:,} repeated ids; the later line of each counts", file=sys.stderr)
     return counts
 
 
 def prepare_benchmarks(args: argparse.Namespace, folder: Path) -> Path | None:
-    """The pickled index of the benchmarks' questions, for the workers; None without --decontaminate."""
+    """The index of the benchmarks' questions, for the workers; None without --decontaminate."""
     if not args.decontaminate:
         return None
-    from data_prep.dedup import BenchmarkIndex
-
-    path = folder / f"benchmarks-{key_of([sha256_file(path) for path in args.decontaminate])}.pickle"
+    path = folder / f"benchmarks-{key_of([sha256_file(path) for path in args.decontaminate])}.npz"
     if not path.exists():
-        with atomic_write(path, "wb") as file:
-            pickle.dump(BenchmarkIndex.build(args.decontaminate), file)
+        BenchmarkIndex.build(args.decontaminate).save(path)
     return path
 
 
-def stage_seconds(folders: Sequence[Path]) -> dict[str, float]:
-    """CPU seconds by stage, over all shards."""
-    totals = dict.fromkeys(STAGES, 0.0)
+def costs(folders: Sequence[Path]) -> dict[str, Any]:
+    """CPU seconds by stage over all shards, and the most memory that a worker held."""
+    seconds, peak_bytes = dict.fromkeys(STAGES, 0.0), 0
     for folder in folders:
-        for stage, seconds in json.loads((folder / SECONDS).read_text()).items():
-            totals[stage] += seconds
-    return {stage: round(seconds, 3) for stage, seconds in totals.items()}
+        cost = json.loads((folder / COST).read_text())
+        peak_bytes = max(peak_bytes, cost["peak_rss_bytes"])
+        for stage, stage_s in cost["cpu_seconds"].items():
+            seconds[stage] += stage_s
+    return {
+        "cpu_seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+        "worker_peak_rss_bytes": peak_bytes,
+    }
 
 
 def funnel_table(manifest: dict[str, Any], timings: dict[str, Any]) -> str:
@@ -285,7 +331,6 @@ def funnel_table(manifest: dict[str, Any], timings: dict[str, Any]) -> str:
         lines.append(
             f"{row['stage']:<12} {row['in']:>10,} {dropped:>10,} {row['left']:>10,} {row['bytes_left'] / 1e9:>9,.3f}  {why}"
         )
-    cpu = timings["cpu_seconds"]
     lines.append(
         f"{papers['in']:,} e-prints = {papers['kept']:,} kept + {papers['rejected']:,} rejected; "
         f"train {papers['train']:,}, val {papers['val']:,}"
@@ -294,49 +339,61 @@ def funnel_table(manifest: dict[str, Any], timings: dict[str, Any]) -> str:
         f"{manifest['bytes_in'] / 1e6:,.1f} MB in, {manifest['chars_out'] / 1e6:,.1f} M characters out, about "
         f"{manifest['tokens_out_estimated'] / 1e6:,.1f} M tokens"
     )
-    lines.append("CPU seconds: " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in cpu.items()))
+    lines.append(
+        "CPU seconds: " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in timings["cpu_seconds"].items())
+    )
     lines.append(manifest["leak_check"])
     return "\n".join(lines)
 
 
 def metadata_account(counts: dict[str, Any], num_ids_with_eprint: int) -> dict[str, Any]:
-    """What the manifest says of the metadata: its funnel, and records without an e-print."""
-    num_ids = counts["kept"] + sum(counts["rejected"].values())
-    return counts | {"ids": num_ids, "ids_without_eprint": num_ids - num_ids_with_eprint}
+    """What the manifest says of the metadata: its funnel, and the records without an e-print."""
+    return counts | {"ids_without_eprint": counts["ids"] - num_ids_with_eprint}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """A JSON file for people and programs, whole or not at all."""
+    with atomic_write(path) as file:
+        json.dump(content, file, indent=1, ensure_ascii=False)
+        file.write("\n")
 
 
 def finish(
     args: argparse.Namespace, job: Job, shards: Sequence[Shard], stamp: dict[str, Any], counts: dict[str, Any]
 ) -> None:
-    """Merge the shards, write the manifest last, clear away what no shard of this run needs, and print the table."""
+    """Merge the shards, write the manifest last, and clear away what no shard of this run needs."""
     (args.out / MANIFEST).unlink(missing_ok=True)
     folders = [job.shards_folder / shard.folder_name for shard in shards]
     started_s = time.process_time()
-    options = Options(args.val_frac, args.jaccard, args.list_missing)
-    figures = merge(args.out, folders, job.metadata_folder, options)
-    timings = {
-        "cpu_seconds": stage_seconds(folders) | {"merge": round(time.process_time() - started_s, 3)},
-        "engine": args.engine,
-        "workers": args.workers,
+    figures = merge(args.out, folders, job.metadata_folder, Options(args.val_frac, args.jaccard, args.list_missing))
+    timings = costs(folders)
+    timings["cpu_seconds"]["merge"] = round(time.process_time() - started_s, 3)
+    write_json(args.out / TIMINGS, timings | {"engine": args.engine, "workers": args.workers})
+    metadata = metadata_account(counts, figures.pop("num_ids_with_eprint"))
+    settings = {
+        name: value
+        for part in stamp.values()
+        for name, value in part.items()
+        if name not in ("--metadata", "--sources")
     }
-    facts = {key: value for key, value in stamp["per_paper"].items() if key != "--metadata"}
-    num_ids_with_eprint = figures.pop("num_ids_with_eprint")
-    manifest = {
-        **figures,
-        "metadata": metadata_account(counts, num_ids_with_eprint),
-        "sources": {"shards": len(shards), "bytes": sum(shard.num_bytes for shard in shards)},
-        "settings": facts | stamp["merging"],
-    }
-    for name, content in ((TIMINGS, timings), (MANIFEST, manifest)):
-        with atomic_write(args.out / name) as file:
-            json.dump(content, file, indent=1, ensure_ascii=False)
-            file.write("\n")
-    needed = {STAMP, job.metadata_folder.name, *(folder.name for folder in folders)}
-    needed |= {job.benchmarks.name} if job.benchmarks else set()
+    sources = {"shards": len(shards), "bytes": sum(shard.num_bytes for shard in shards)}
+    write_json(args.out / MANIFEST, {**figures, "metadata": metadata, "sources": sources, "settings": settings})
+    remove_all_but({STAMP, LOCK, job.metadata_folder.name, *(folder.name for folder in folders)}, job)
+
+
+def remove_all_but(needed: set[str], job: Job) -> None:
+    """Clear the shards' folder of what other flags, other sources and kills left there."""
     for path in job.shards_folder.iterdir():
-        if path.name not in needed:
+        if path.name not in needed and path != job.benchmarks:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    print(funnel_table(manifest, timings))
+
+
+def is_finished(out: Path) -> bool:
+    """Whether the corpus is there: the manifest, which is written last, and the files with the sizes that it tells."""
+    if not (out / MANIFEST).exists() or not (out / TIMINGS).exists():
+        return False
+    files = json.loads((out / MANIFEST).read_text())["files"]
+    return all((out / name).exists() and (out / name).stat().st_size == file["bytes"] for name, file in files.items())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -344,31 +401,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     check_flags(args)
     stamp = stamp_of(args)
-    shards = plan_shards(args.sources, key_of(stamp["per_paper"]), args.limit)
-    stamp["sources"] = f"{len(shards)} shards {key_of([shard.folder_name for shard in shards])}"
+    shards = plan_shards(args.sources, key_of([stamp["metadata"], stamp["papers"]]), args.limit)
+    num_bytes, names = sum(shard.num_bytes for shard in shards), [shard.folder_name for shard in shards]
+    stamp["sources"] = {"--sources": f"{len(shards):,} shards of {num_bytes:,} bytes (hash {key_of(names)})"}
     folder = args.out / SHARDS
-    metadata_folder = folder / f"metadata-{key_of(stamp['per_paper'])}"
     if args.dry_run:
-        num_done = sum((folder / shard.folder_name).is_dir() for shard in shards)
-        print(describe_plan(shards, num_done, args.workers))
+        print(describe_plan(shards, sum((folder / name).is_dir() for name in names), args.workers))
         return EXIT_DONE
     claim_folder(args.out, stamp, args.force)
-    job = Job(
-        folder.resolve(),
-        metadata_folder.resolve(),
-        limits_of(args),
-        args.keep_captions,
-        prepare_benchmarks(args, folder.resolve()),
-    )
+    with locked(folder, shared=args.num_shards is not None):
+        if not is_finished(args.out):
+            prepare(args, folder.resolve(), shards, stamp)
+        elif args.num_shards is None:
+            print(f"{args.out} is finished already; nothing was to be done", file=sys.stderr)
+    if args.num_shards is None:
+        print(funnel_table(*(json.loads((args.out / name).read_text()) for name in (MANIFEST, TIMINGS))))
+    return EXIT_DONE
+
+
+def prepare(args: argparse.Namespace, folder: Path, shards: Sequence[Shard], stamp: dict[str, Any]) -> None:
+    """The work of a run, or of one task of a job array."""
+    if args.num_shards is None:
+        for leftover in folder.glob("*.partial"):  # of a run that was killed
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    metadata_folder = folder / f"metadata-{key_of(stamp['metadata'])}"
+    job = Job(folder, metadata_folder, limits_of(args), args.keep_captions, prepare_benchmarks(args, folder))
     counts = prepare_metadata(args, job)
     do_shards(args, job, shards)
-    if args.num_shards is not None:
+    if args.num_shards is None:
+        finish(args, job, shards, stamp, counts)
+    else:
         print(
-            f"part {args.shard_index} of {args.num_shards} is done; when all are, the same command without --shard-index merges them"
+            f"part {args.shard_index} of {args.num_shards} is done; when all are, the same command without --shard-index and "
+            "--num-shards merges them"
         )
-        return EXIT_DONE
-    finish(args, job, shards, stamp, counts)
-    return EXIT_DONE
 
 
 if __name__ == "__main__":

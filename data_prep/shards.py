@@ -3,7 +3,7 @@
 In: a Shard (which files) and a Job (what holds for all shards: thresholds, the metadata's index, the benchmarks' index).
 Out: a folder `<shard name>-<key>` with items.jsonl (one line per e-print, in the order of reading: its outcome),
 records.jsonl (the papers kept so far), index.npz (where each record lies, and what the search for duplicates needs of it)
-and seconds.json (CPU seconds by stage). The folder appears whole, by a rename; a kill leaves a `.partial` beside it.
+and cost.json (CPU seconds by stage, peak memory). The folder appears whole, by a rename; a kill leaves a `.partial`.
 
 What a shard cannot know alone (another version of a paper, a duplicate in another shard) is for merge.py.
 """
@@ -13,9 +13,10 @@ import functools
 import hashlib
 import json
 import os
-import pickle
 import re
+import resource
 import shutil
+import sys
 import tarfile
 import time
 import traceback
@@ -39,7 +40,7 @@ from data_prep.records import Record, Rejection, json_line
 GROUP_ARCHIVES, GROUP_BYTES = 100, 256 * 2**20
 BULK_TAR = re.compile(r"arXiv_src_\d{4}_\d{3}\.tar")  # arXiv's own names: info.arxiv.org/help/bulk_data_s3.html
 STAGES = ("read", "metadata", "extract", "clean", "filter", "sign", "write")
-ITEMS, RECORDS, INDEX, SECONDS = "items.jsonl", "records.jsonl", "index.npz", "seconds.json"
+ITEMS, RECORDS, INDEX, COST = "items.jsonl", "records.jsonl", "index.npz", "cost.json"
 
 
 class Interrupted(Exception):
@@ -64,7 +65,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Job:
-    """What holds for all shards of a run. `benchmarks` is the pickled index of --decontaminate; None: off."""
+    """What holds for all shards of a run. `benchmarks` is the index of --decontaminate; None: off."""
 
     shards_folder: Path
     metadata_folder: Path
@@ -291,11 +292,8 @@ def item_line(eprint: Eprint, shard: Shard, paper: Paper | None) -> dict[str, An
 
 @functools.lru_cache(maxsize=1)
 def load_benchmarks(path: Path) -> BenchmarkIndex:
-    """The index of --decontaminate, which the driver built and pickled; once per process."""
-    index = pickle.loads(path.read_bytes())
-    if not isinstance(index, BenchmarkIndex):
-        raise TypeError(f"{path} holds {type(index).__name__}")
-    return index
+    """The index of --decontaminate, which the driver built; read once per process."""
+    return BenchmarkIndex.load(path)
 
 
 def judge_all(job: Job, shard: Shard, writer: ShardWriter, clock: StageClock, should_stop: Callable[[], bool]) -> None:
@@ -343,7 +341,7 @@ def process_shard(job: Job, shard: Shard, should_stop: Callable[[], bool] = lamb
             judge_all(job, shard, writer, clock, should_stop)
         writer.write_index(partial / INDEX)
         clock.lap("write")
-        (partial / SECONDS).write_text(json.dumps(clock.seconds))
+        (partial / COST).write_text(json.dumps({"cpu_seconds": clock.seconds, "peak_rss_bytes": peak_rss_bytes()}))
         sync_files(partial)
         try:
             partial.rename(final)
@@ -353,6 +351,11 @@ def process_shard(job: Job, shard: Shard, should_stop: Callable[[], bool] = lamb
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Done(shard.name, writer.num_items, len(writer.signatures))
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def sync_files(folder: Path) -> None:
