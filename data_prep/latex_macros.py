@@ -1,0 +1,996 @@
+"""What TeX does before it typesets: comments go, definitions are learned, conditionals decided, authors' macros expanded.
+
+In: one flattened LaTeX source. Out: LaTeX that uses no macro of its author, for latex_cleaner.py to read.
+
+Nothing here raises on any input, and time is linear in the length of the source: groups and conditionals that stay open
+are looked up in a table that is made once, and expansion has a budget (`EXPANSION_FACTOR`, `MAX_DEPTH`).
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from data_prep.latex_tables import (
+    ARGUMENT_TAKERS,
+    CONDITIONALS,
+    MATH_ENVIRONMENTS,
+    NOT_CONDITIONALS,
+    PACKAGE_FLAGS,
+    PROTECTED,
+    RAW_ENVIRONMENTS,
+    REMOVED_ENVIRONMENTS,
+    SKIPPED_ENVIRONMENTS,
+)
+
+EXPANSION_FACTOR = 6  # characters that expansion may write, per character of source: real papers stay under 2
+EXPANSION_FLOOR_CHARS = 200_000  # and what a short source may write in any case
+EXPANSION_CEILING_CHARS = 30_000_000  # and what no source may pass (arXiv's largest paper has 5 MB of TeX)
+MAX_DEPTH = 40  # macros within macros; a chain that is longer calls itself
+MAX_PARAMETER_CHARS = 400  # of the parameter text of a \def
+NEAR_CHARS = 2_000  # a group this short is matched by one regular expression
+SCAN_CHARS = 20_000  # a longer one is counted up to here, then looked up in a table of all groups
+
+CONTROL = re.compile(r"\\([A-Za-z@]+|[\s\S])")
+GROUP = re.compile(r"\{[^{}\\]*(?:(?:\\[\s\S]|\{[^{}\\]*(?:\\[\s\S][^{}\\]*)*\})[^{}\\]*)*\}")
+BRACE = re.compile(r"[{}]|\\[\s\S]")
+OPTION = re.compile(
+    r"\[[^][{}\\]*(?:(?:\\[\s\S]|\{[^{}\\]*(?:(?:\\[\s\S]|\{[^{}\\]*(?:\\[\s\S][^{}\\]*)*\})[^{}\\]*)*\}|\[[^][{}\\]*\])[^][{}\\]*)*\]"
+)
+BLANKS = re.compile(r"\s*")
+CONDITIONAL = re.compile(r"\\(?:(if[A-Za-z@]*)|(else|or)|(fi))(?![A-Za-z@])")
+RAW_BEGIN = re.compile(r"\\begin\s*\{(" + "|".join(map(re.escape, sorted(RAW_ENVIRONMENTS))) + r")\}")
+COMMENT_OR_RAW = re.compile(r"%|" + RAW_BEGIN.pattern)
+URL_ON_LINE = re.compile(r"\\(?:url|path|href|nolinkurl|burl|doi)\s*(?:\[[^]\n]*\]\s*)?\{([^{}\n]*)$")
+VERB_ON_LINE = re.compile(r"\\(?:verb|lstinline)\*?([^A-Za-z\s*])")
+PROGRAM = re.compile(
+    r"\\(?:def|gdef|edef|xdef|let|else|fi|expandafter|csname|newcommand|renewcommand|futurelet|relax|setlength|addtolength"
+    r"|advance|if(?!f(?![A-Za-z])|mmode)[A-Za-z@]+|@[A-Za-z@]+|begingroup|global|catcode)(?![A-Za-z@])"
+)
+PARAMETER = re.compile(r"#(#|\d)")
+DOCUMENT = re.compile(r"\\begin\s*\{\s*document\s*\}")
+
+
+class Source:
+    """One text and where its groups, conditionals and brackets end. Every question costs amortised constant time."""
+
+    __slots__ = ("_conditionals", "_groups", "_lost_brackets", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._groups: dict[int, int] | None = None
+        self._conditionals: dict[int, tuple[int, int, int]] | None = None
+        self._lost_brackets = 0
+
+    def group_end(self, pos: int) -> int:
+        """`text[pos]` is `{`: the place after its `}`, or -1."""
+        text = self.text
+        if self._groups is None:
+            if match := GROUP.match(text, pos, pos + NEAR_CHARS):
+                return match.end()
+            depth, limit = 0, min(len(text), pos + SCAN_CHARS)
+            for match in BRACE.finditer(text, pos, limit):
+                char = match[0]
+                if char == "{":
+                    depth += 1
+                elif char == "}":
+                    depth -= 1
+                    if depth == 0:
+                        return match.end()
+            self._groups = brace_pairs(text)
+        return self._groups.get(pos, -1)
+
+    def option_end(self, pos: int) -> int:
+        """`text[pos]` is `[`: the place after its `]`, or -1; an option is shorter than NEAR_CHARS."""
+        match = OPTION.match(self.text, pos, pos + NEAR_CHARS)
+        return match.end() if match else -1
+
+    def conditional_end(self, pos: int) -> tuple[int, int, int]:
+        """A conditional's `\\if…` starts at `pos`: (start of its \\else or -1, end of that \\else, end of its \\fi); fi is -1 if open."""
+        if self._conditionals is None:
+            self._conditionals = conditional_pairs(self.text)
+        return self._conditionals.get(pos, (-1, -1, -1))
+
+
+def brace_pairs(text: str) -> dict[int, int]:
+    """Every `{` that is closed -> the place after its `}`."""
+    pairs: dict[int, int] = {}
+    stack: list[int] = []
+    for match in BRACE.finditer(text):
+        if match[0] == "{":
+            stack.append(match.start())
+        elif match[0] == "}" and stack:
+            pairs[stack.pop()] = match.end()
+    return pairs
+
+
+def conditional_pairs(text: str) -> dict[int, tuple[int, int, int]]:
+    """Every `\\if…` that is closed -> (start of its \\else or -1, end of that \\else, end of its \\fi)."""
+    pairs: dict[int, tuple[int, int, int]] = {}
+    stack: list[tuple[int, int, int]] = []
+    for match in CONDITIONAL.finditer(text):
+        if match.start() and text[match.start() - 1] == "\\" and backslashes_before(text, match.start()) % 2:
+            continue
+        if match[1]:
+            if match[1] not in NOT_CONDITIONALS:
+                stack.append((match.start(), -1, -1))
+        elif not stack:
+            continue
+        elif match[2]:
+            start, found, end = stack[-1]
+            if found < 0:
+                stack[-1] = (start, match.start(), match.end())
+        else:
+            start, found, end = stack.pop()
+            pairs[start] = (found, end, match.end())
+    return pairs
+
+
+def backslashes_before(text: str, pos: int) -> int:
+    """How many backslashes stand directly before `pos`: an odd number escapes what is there."""
+    start = pos
+    while start and text[start - 1] == "\\":
+        start -= 1
+    return pos - start
+
+
+def skip_blanks(text: str, pos: int) -> int:
+    """The next place that holds no white space."""
+    match = BLANKS.match(text, pos)
+    return match.end() if match else pos
+
+
+def read_argument(source: Source, pos: int) -> tuple[str | None, int]:
+    """TeX's undelimited argument at `pos`, without its braces, and the place after it; (None, pos) where none is."""
+    text = source.text
+    start = skip_blanks(text, pos)
+    char = text[start : start + 1]
+    if char == "{":
+        end = source.group_end(start)
+        return (text[start + 1 : end - 1], end) if end > 0 else (None, pos)
+    if char == "\\":
+        match = CONTROL.match(text, start)
+        return (match[0], match.end()) if match else (None, pos)
+    return (None, pos) if char in ("}", "") else (char, start + 1)
+
+
+def read_option(source: Source, pos: int) -> tuple[str | None, int]:
+    """An optional argument `[…]` at `pos`, without its brackets; (None, pos) where none is."""
+    start = skip_blanks(source.text, pos)
+    if source.text[start : start + 1] != "[":
+        return None, pos
+    end = source.option_end(start)
+    return (source.text[start + 1 : end - 1], end) if end > 0 else (None, pos)
+
+
+def glue(left: str, right: str) -> str:
+    """`right`, behind a blank where it would lengthen a control word that `left` ends in."""
+    if right[:1].isalpha() and right[0].isascii():
+        tail = left[left.rfind("\\", max(0, len(left) - 40)) + 1 :] if "\\" in left[-40:] else ""
+        if tail and tail.isascii() and tail.replace("@", "a").isalpha():
+            return " " + right
+    return right
+
+
+# ---------------------------------------------------------------- comments
+
+
+def strip_comments(text: str, places: list[tuple[int, int]] | None = None) -> str:
+    """The text as TeX sees it: `%` to the end of its line and the next line's blanks go; verbatim and URLs stay whole.
+
+    A line that is only a comment goes with its newline; a blank line behind a comment still ends the paragraph. The
+    comment environment goes. `places` receives (offset in the result, offset in `text`) wherever something was left out.
+    """
+    raw = any(
+        name in text for name in ("verb", "listing", "comment", "minted", "filecontents", "alltt", "asy", "pycode")
+    )
+    pattern = COMMENT_OR_RAW if raw else re.compile("%")
+    out: list[str] = []
+    size = pos = 0
+    while match := pattern.search(text, pos):
+        start = match.start()
+        if text[start] == "\\":
+            name = match[1]
+            close = text.find("\\end{" + name + "}", match.end())
+            if name in SKIPPED_ENVIRONMENTS:
+                out.append(text[pos:start])
+                size += start - pos
+                pos = len(text) if close < 0 else close + len(name) + 6
+                if places is not None:
+                    places.append((size, pos))
+            else:
+                close = match.end() if close < 0 else close
+                out.append(text[pos:close])
+                size += close - pos
+                pos = close
+            continue
+        line = text.rfind("\n", pos, start) + 1 or pos
+        if backslashes_before(text, start) % 2 or protected_percent(text, line, start):
+            out.append(text[pos : start + 1])
+            size += start + 1 - pos
+            pos = start + 1
+            continue
+        end = text.find("\n", start) + 1 or len(text)
+        if not text[line:start].strip() and (line > pos or pos == 0 or text[pos - 1] == "\n"):
+            piece = text[pos:line]
+        else:
+            piece = text[pos:start]
+            while text[end : end + 1] in (" ", "\t"):
+                end += 1
+            if text[end : end + 1] == "\n":
+                piece += "\n"
+        out.append(piece)
+        size += len(piece)
+        pos = end
+        if places is not None:
+            places.append((size, pos))
+    out.append(text[pos:])
+    return "".join(out)
+
+
+def protected_percent(text: str, line: int, pos: int) -> bool:
+    """Whether the `%` at `pos` stands within \\url{…} or \\verb|…| of the line that starts at `line`."""
+    before = text[max(line, pos - NEAR_CHARS) : pos]
+    if "\\" not in before:
+        return False
+    if URL_ON_LINE.search(before):
+        return True
+    place = 0
+    while match := VERB_ON_LINE.search(before, place):
+        close = before.find("}" if match[1] == "{" else match[1], match.end())
+        if close < 0:
+            line_end = text.find("\n", pos)
+            return text.find(match[1], pos, line_end if line_end >= 0 else len(text)) >= 0
+        place = close + 1
+    return False
+
+
+# ---------------------------------------------------------------- macros
+
+
+@dataclass(slots=True)
+class Macro:
+    """An author's macro. `pieces` is its body cut at the parameters: text, number, text, …, text.
+
+    `spec` has one letter per argument: m mandatory, o optional with default, s star, t one token, d delimited by `ends`, v… see xparse.
+    """
+
+    spec: str
+    defaults: tuple[str | None, ...]
+    pieces: tuple[str | int, ...]
+    ends: tuple[str, ...] = ()
+    frozen: bool = False  # a \let to what TeX itself knows: not looked at again
+    program: bool = False  # cannot be replaced by text: its name stays
+    defines: bool = False  # holds definitions: carried out even in a preamble
+
+
+def cut_body(body: str) -> tuple[str | int, ...]:
+    """'a#1b##2' -> ('a', 1, 'b#2')."""
+    pieces: list[str | int] = [""]
+    pos = 0
+    for match in PARAMETER.finditer(body):
+        pieces[-1] = str(pieces[-1]) + body[pos : match.start()]
+        if match[1] == "#":
+            pieces[-1] = str(pieces[-1]) + "#"
+        else:
+            pieces += [int(match[1]), ""]
+        pos = match.end()
+    pieces[-1] = str(pieces[-1]) + body[pos:]
+    return tuple(pieces)
+
+
+def make_macro(spec: str, defaults: tuple[str | None, ...], body: str, ends: tuple[str, ...] = ()) -> Macro:
+    """A macro from its parts; a body that is a program (tests, assignments) marks it so."""
+    program = bool(PROGRAM.search(body)) or len(body) > NEAR_CHARS
+    defines = program and any("\\" + word in body for word in ("def", "newcommand", "let", "begin{document"))
+    return Macro(spec, defaults, cut_body(body), ends, program=program, defines=defines)
+
+
+OPENS_SOMETHING = re.compile(
+    r"\\\[|\$\$|\\begin\s*\{(?:"
+    + "|".join(
+        map(re.escape, sorted(MATH_ENVIRONMENTS | REMOVED_ENVIRONMENTS | RAW_ENVIRONMENTS, key=len, reverse=True))
+    )
+    + r")\*?\}"
+)
+NAME_IN_BRACES = re.compile(r"\s*\{\s*([^{}\\]*?)\s*\}")
+DEFINED_NAME = re.compile(r"\s*\*?\s*(?:\{\s*\\([A-Za-z@]+|[^A-Za-z@\s])\s*\}|\\([A-Za-z@]+|[^A-Za-z@\s]))")
+DEF_NAME = re.compile(r"\s*\\([A-Za-z@]+|[\s\S])")
+LET_TARGET = re.compile(r"\s*=?\s*(?:\\([A-Za-z@]+|[\s\S])|([^\s{}]))")
+PREFIXED = re.compile(
+    r"\s*\\(?:long|global|outer|protected|def|gdef|edef|xdef|let|newcommand|renewcommand)(?![A-Za-z@])"
+)
+CSNAME_DEFINITION = re.compile(
+    r"\s*\\(def|gdef|edef|xdef|let|newcommand|renewcommand|providecommand)\s*\*?\s*\{?\s*\\csname\s+([^{}]{0,80}?)\\endcsname\s*\}?"
+)
+CSNAME = re.compile(r"\s*([^{}\\]{0,80})\\endcsname")
+XPARSE_LETTERS = re.compile(r"[+!>]*\s*(?:(m|o|s|v|b)|([OD]|t|d|r|R|e|E))")
+COMPARISON = re.compile(
+    r"\s*([^<=>\\]{0,20}|\\[A-Za-z@]+)\s*([<=>])\s*(-?[0-9.]+\s*(?:pt|cm|mm|in|em|ex)?|\\[A-Za-z@]+)\s?"
+)
+TEST_TOKEN = re.compile(r"\s*(\\(?:[A-Za-z@]+|[\s\S])|[^\s{}])")
+ARGUMENT_OF_COMMAND = re.compile(r"\\([A-Za-z]+)\s*$")
+NO_VALUE, TRUE, FALSE = "-NoValue-", "\\BooleanTrue", "\\BooleanFalse"
+
+
+class EndlessExpansion(Exception):
+    """A macro calls itself. Raised within this file and caught in it: the macro's name then stays as it is."""
+
+
+Handler = Callable[[Source, str, int, int, list[str], int], int]
+
+
+class Expander:
+    """Carries out one source. `preamble` learns definitions only; `expand` also writes text.
+
+    `active` holds what does something: authors' macros, and methods of this class for TeX's own commands.
+    """
+
+    def __init__(self, num_source_chars: int) -> None:
+        self.active: dict[str, Macro | Handler] = dict.fromkeys(PACKAGE_FLAGS, self.conditional)
+        for words, handler in (
+            ("newcommand renewcommand providecommand DeclareRobustCommand DeclareTextFontCommand", self.newcommand),
+            ("newcommandx renewcommandx providecommandx DeclareRobustCommandx", self.newcommand),
+            (
+                "NewDocumentCommand RenewDocumentCommand ProvideDocumentCommand DeclareDocumentCommand",
+                self.document_command,
+            ),
+            ("NewExpandableDocumentCommand DeclareExpandableDocumentCommand", self.document_command),
+            ("def gdef edef xdef", self.def_),
+            ("let", self.let),
+            ("newenvironment renewenvironment provideenvironment", self.newenvironment),
+            ("NewDocumentEnvironment RenewDocumentEnvironment DeclareDocumentEnvironment", self.newenvironment),
+            ("DeclareMathOperator", self.math_operator),
+            ("newif", self.newif),
+            ("long global outer protected", self.prefix),
+            ("makeatletter makeatother", self.at_letter),
+            ("expandafter", self.expandafter),
+            ("csname", self.csname),
+            ("begin", self.begin),
+            ("end", self.end),
+            ("verb lstinline", self.verb),
+            ("url path nolinkurl href burl", self.url),
+            (
+                "IfBooleanTF IfBooleanT IfBooleanF IfNoValueTF IfNoValueT IfNoValueF IfValueTF IfValueT IfValueF",
+                self.xparse_test,
+            ),
+        ):
+            self.active.update(dict.fromkeys(words.split(), handler))
+        self.active.update(dict.fromkeys(CONDITIONALS, self.conditional))
+        self.preamble_words = (
+            {name for name, action in self.active.items() if not isinstance(action, Macro)}
+            - {"csname", "end", "IfBooleanTF", "ifmmode"}
+            - (CONDITIONALS - {"iffalse", "iftrue"})
+        )
+        self.environments: dict[str, tuple[Macro, str]] = {}
+        self.flags: dict[str, bool] = dict(PACKAGE_FLAGS)
+        self.front: dict[str, str] = {}
+        self.left_chars = min(EXPANSION_FACTOR * num_source_chars + EXPANSION_FLOOR_CHARS, EXPANSION_CEILING_CHARS)
+        self.tail = ""
+        self.ended = False
+        self.letter_at = False
+        self.warnings: list[str] = []
+        self.cache: dict[tuple[str, ...], tuple[str, str]] = {}
+        self.version = 0
+        self.places: list[tuple[int, int]] | None = None
+
+    # ------------------------------------------------------------ the two passes
+
+    def preamble(self, text: str) -> int:
+        """Learn what the preamble of `text` defines; the place after its \\begin{document}, or -1 where there is none."""
+        if not DOCUMENT.search(text):
+            return -1
+        source, pos = Source(text), 0
+        words, active = self.preamble_words, self.active
+        scrap: list[str] = []
+        while match := CONTROL.search(text, pos):
+            name, start, pos = match[1], match.start(), match.end()
+            action = active.get(name)
+            if action is None:
+                if name in ("title", "abstract", "author", "icmltitle") and text[pos : pos + 1] in "[{*":
+                    pos = self.front_matter(source, name, pos)
+            elif isinstance(action, Macro):
+                if action.defines and (result := self.outer_call(source, name, action, pos)):
+                    if DOCUMENT.search(result[0]):
+                        return result[1]
+                    pos = result[1]
+            elif name == "begin":
+                found = NAME_IN_BRACES.match(text, pos)
+                if found and found[1] == "document":
+                    return found.end()
+                if found and found[1] in RAW_ENVIRONMENTS:
+                    pos = self.begin(source, name, pos, start, scrap, 0)
+            elif name in words or name in self.flags:
+                pos = action(source, name, pos, start, scrap, 0)
+                scrap.clear()
+        return -1
+
+    def front_matter(self, source: Source, name: str, pos: int) -> int:
+        """Remember the argument of \\title, \\abstract or \\author of a preamble."""
+        pos += source.text[pos] == "*"
+        _, after = read_option(source, pos)
+        argument, end = read_argument(source, after)
+        if argument is None:
+            return pos
+        self.front[name] = argument
+        return end
+
+    def expand(self, text: str, depth: int = 0) -> str:
+        """`text` with definitions learned and left out, conditionals decided and macros replaced."""
+        if "\\" not in text:
+            return text
+        if depth > MAX_DEPTH:
+            raise EndlessExpansion
+        source, active, out, pos = Source(text), self.active, [], 0
+        tokens = CONTROL.finditer(text)
+        while True:
+            for match in tokens:
+                name = match[1]
+                action = active.get(name)
+                if action is not None:
+                    break
+                if "@" in name and not self.letter_at and (cut := name.find("@")) > 0 and name[:cut] in active:
+                    action = active[name := name[:cut]]
+                    break
+            else:
+                out.append(text[pos:])
+                return "".join(out)
+            start = match.start()
+            if start > pos:
+                out.append(text[pos:start])
+            pos = start + 1 + len(name)
+            if isinstance(action, Macro):
+                pos = self.macro(source, name, action, pos, start, out, depth)
+            else:
+                pos = action(source, name, pos, start, out, depth)
+            if depth == 0 and self.places is not None:
+                self.places.append((sum(map(len, out)), pos))
+                out = ["".join(out)]
+            if self.ended or (self.tail and depth):
+                return "".join(out)
+            tokens = CONTROL.finditer(text, pos)
+
+    def macro(self, source: Source, name: str, macro: Macro, pos: int, start: int, out: list[str], depth: int) -> int:
+        """Write what the macro stands for; where it cannot be told, its name."""
+        text = source.text
+        called = None
+        if not macro.program and self.left_chars > 0:
+            called = self.call(source, name, macro, pos, depth) if depth else self.outer_call(source, name, macro, pos)
+            if called is None and self.tail:
+                self.tail = text[start:]
+                return len(text)
+        if called is None:
+            out.append(text[start:pos])
+            return pos
+        result, end = called
+        if not macro.spec:
+            while text[end : end + 1] in (" ", "\t"):
+                end += 1
+        before = out[-1] if out else ""
+        if (
+            len(result) > 1
+            and (taker := ARGUMENT_OF_COMMAND.search(before, max(0, len(before) - 20)))
+            and taker[1] in ARGUMENT_TAKERS
+        ):
+            result = "{" + result + "}"
+        if result:
+            out.append(glue(before, result))
+        while self.tail:
+            tail, self.tail = self.tail, ""
+            end = self.finish_tail(source, tail, end, out, depth)
+        rest = text[end : end + 1]
+        if result and rest.isalpha() and (separated := glue(out[-1], rest)) != rest:
+            out.append(separated[:-1])
+        return end
+
+    def finish_tail(self, source: Source, tail: str, pos: int, out: list[str], depth: int) -> int:
+        """A macro ended in another that takes its arguments from behind it: `\\def\\a{\\b}` with `\\a{x}`."""
+        joined = Source(tail + source.text[pos : pos + NEAR_CHARS])
+        match = CONTROL.match(tail)
+        action = self.active.get(match[1]) if match else None
+        if match is None or not isinstance(action, Macro):
+            out.append(tail)
+            return pos
+        called = self.call(joined, match[1], action, match.end(), max(depth, 1))
+        if called is None:
+            if self.tail and depth:
+                self.tail = joined.text
+                return len(source.text)
+            self.tail = ""
+            out.append(tail)
+            return pos
+        out.append(called[0])
+        return pos + max(0, called[1] - len(tail))
+
+    def outer_call(self, source: Source, name: str, macro: Macro, pos: int) -> tuple[str, int] | None:
+        """`call` from the text itself; a macro that turns out to call itself is a program from now on."""
+        try:
+            return self.call(source, name, macro, pos, 0)
+        except EndlessExpansion:
+            self.active[name] = replace(macro, program=True)
+            self.tail = ""
+            self.warnings.append(f"macro \\{name} calls itself")
+            return None
+
+    def call(self, source: Source, name: str, macro: Macro, pos: int, depth: int) -> tuple[str, int] | None:
+        """(what the macro with its arguments at `pos` expands to, the place after them); None where arguments are missing.
+
+        `self.tail` is then set if they may follow behind the end of `source`, and also where the result itself ends in a
+        macro whose arguments stand behind `pos`.
+        """
+        arguments: list[str] = []
+        if macro.spec and not self.read_arguments(source, macro, pos, arguments):
+            return None
+        end = self.arguments_end if macro.spec else pos
+        if macro.frozen:
+            return str(macro.pieces[0]), end
+        key = (name, *arguments)
+        if found := self.cache.get(key):
+            self.left_chars -= len(found[0])
+            self.tail = found[1]
+            return found[0], end
+        body = substitute(macro.pieces, arguments)
+        self.left_chars -= len(body)
+        if self.left_chars <= 0:
+            self.warnings.append("expansion-budget")
+            return None
+        version = self.version
+        result = self.expand(body, depth + 1)
+        if version == self.version and len(body) < NEAR_CHARS:
+            self.cache[key] = (result, self.tail)
+        return result, end
+
+    def read_arguments(self, source: Source, macro: Macro, pos: int, arguments: list[str]) -> bool:
+        """Fill `arguments` from `pos` by the macro's spec; `self.arguments_end` is then the place after them."""
+        text = source.text
+        argument: str | None
+        if macro.ends and macro.ends[0]:
+            pos = skip_blanks(text, pos)
+            if not text.startswith(macro.ends[0], pos):
+                return False
+            pos += len(macro.ends[0])
+        for number, letter in enumerate(macro.spec):
+            if letter == "m":
+                argument, pos = read_argument(source, pos)
+                if argument is None:
+                    if skip_blanks(text, pos) >= len(text):
+                        self.tail = text
+                    return False
+                arguments.append(argument)
+            elif letter == "o":
+                argument, pos = read_option(source, pos)
+                default = macro.defaults[number] if number < len(macro.defaults) else None
+                arguments.append(argument if argument is not None else NO_VALUE if default is None else default)
+            elif letter == "s":
+                star = text.startswith("*", skip_blanks(text, pos))
+                pos = skip_blanks(text, pos) + 1 if star else pos
+                arguments.append(TRUE if star else FALSE)
+            else:
+                end, after = delimited_end(source, pos, macro.ends[number + 1])
+                if end < 0:
+                    return False
+                argument = text[pos:end]
+                stripped = argument.strip()
+                if stripped.startswith("{") and Source(stripped).group_end(0) == len(stripped):
+                    argument = stripped[1:-1]
+                arguments.append(argument)
+                pos = after
+        self.arguments_end = pos
+        return True
+
+    arguments_end = 0
+
+    # ------------------------------------------------------------ definitions
+
+    def define(self, name: str, macro: Macro | Handler | None) -> None:
+        """Give `name` a new meaning from here on; structure that the cleaner reads itself keeps its own."""
+        if name in PROTECTED:
+            return
+        if name in self.active:
+            self.cache.clear()
+            if not isinstance(self.active[name], Macro) and not name.startswith("if"):
+                return
+        if macro is None:
+            self.active.pop(name, None)
+        else:
+            self.active[name] = macro
+        self.version += 1
+
+    def newcommand(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\newcommand\\foo[2][default]{body} and its family, \\newcommandx\\foo[2][1=default]{body}."""
+        found = DEFINED_NAME.match(source.text, pos)
+        if not found:
+            return pos
+        new = found[1] or found[2]
+        count, end = read_option(source, found.end())
+        default, end = read_option(source, end) if count is not None else (None, end)
+        body, end = read_argument(source, end)
+        if body is None:
+            return found.end()
+        arity = int(count) if count and count.strip() in set("123456789") else 0
+        if name.endswith("x") and default is not None:
+            given = dict(part.split("=", 1) for part in default.split(",") if "=" in part)
+            defaults = tuple(given.get(str(number + 1)) for number in range(arity))
+            spec = "".join("m" if value is None else "o" for value in defaults)
+            macro = make_macro(spec, defaults, body)
+        elif default is not None:
+            macro = make_macro("o" + "m" * (arity - 1), (default,), body)
+        else:
+            macro = make_macro("m" * arity, (), body)
+        if not (name.startswith("provide") and new in self.active):
+            self.define(new, self.alias_of(body) or macro)
+        return end
+
+    def alias_of(self, body: str) -> Handler | None:
+        """The definer that a body consists of: \\newcommand{\\nc}{\\newcommand} makes \\nc define."""
+        action = self.active.get(body.strip()[1:]) if body.strip().startswith("\\") else None
+        return None if action is None or isinstance(action, Macro) else action
+
+    def def_(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\def\\foo#1, #2.{body}: undelimited and delimited parameters."""
+        text = source.text
+        found = DEF_NAME.match(text, pos)
+        if not found:
+            return pos
+        brace = text.find("{", found.end(), found.end() + MAX_PARAMETER_CHARS)
+        end = source.group_end(brace) if brace >= 0 else -1
+        if end < 0:
+            return found.end()
+        body = text[brace + 1 : end - 1]
+        if name in ("edef", "xdef"):
+            body = self.expand_quietly(body, depth)
+        self.define(found[1], self.alias_of(body) or def_macro(text[found.end() : brace], body))
+        return end
+
+    def expand_quietly(self, body: str, depth: int) -> str:
+        """A body expanded now, or as it stands where it cannot be."""
+        try:
+            result = self.expand(body, depth + 1)
+        except EndlessExpansion:
+            return body
+        result, self.tail = result + self.tail, ""
+        return result
+
+    def let(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\let\\new=\\old: \\new now means what \\old means at this place, whatever \\old becomes later."""
+        found = DEF_NAME.match(source.text, pos)
+        target = LET_TARGET.match(source.text, found.end()) if found else None
+        if not found or not target:
+            return pos
+        new, old = found[1], target[1]
+        if old == new:
+            self.define(new, None)
+        elif old is None:
+            self.define(new, Macro("", (), (target[2],), frozen=True))
+        else:
+            self.define(new, self.active.get(old) or Macro("", (), ("\\" + old,), frozen=True))
+        return target.end()
+
+    def newenvironment(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\newenvironment{name}[2][default]{begin}{end}; xparse's form with a specification."""
+        pos += source.text[pos : pos + 1] == "*"
+        found = NAME_IN_BRACES.match(source.text, pos)
+        if not found:
+            return pos
+        if "Document" in name:
+            given, end = read_argument(source, found.end())
+            spec, defaults = xparse_spec(given or "")
+        else:
+            count, end = read_option(source, found.end())
+            default, end = read_option(source, end) if count is not None else (None, end)
+            arity = int(count) if count and count.strip() in set("123456789") else 0
+            spec, defaults = ("m" * arity, ()) if default is None else ("o" + "m" * (arity - 1), (default,))
+        opening, end = read_argument(source, end)
+        closing, end = read_argument(source, end)
+        if opening is None or closing is None:
+            return found.end()
+        self.environments[found[1]] = (make_macro(spec, defaults, opening), closing)
+        self.version += 1
+        return end
+
+    def math_operator(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\DeclareMathOperator*{\\foo}{text} -> \\operatorname*{text}."""
+        star = "*" if source.text.startswith("*", skip_blanks(source.text, pos)) else ""
+        found = DEFINED_NAME.match(source.text, pos)
+        body, end = read_argument(source, found.end()) if found else (None, pos)
+        if found and body is not None:
+            self.define(found[1] or found[2], make_macro("", (), "\\operatorname" + star + "{" + body + "}"))
+        return end
+
+    def document_command(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\NewDocumentCommand{\\foo}{s O{default} m}{body}."""
+        found = DEFINED_NAME.match(source.text, pos)
+        given, end = read_argument(source, found.end()) if found else (None, pos)
+        body, end = read_argument(source, end)
+        if found and given is not None and body is not None:
+            spec, defaults = xparse_spec(given)
+            macro = make_macro(spec, defaults, body)
+            if "?" not in spec:
+                self.define(found[1] or found[2], macro)
+        return end
+
+    def newif(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\newif\\iffoo makes \\iffoo, \\footrue and \\foofalse."""
+        found = DEF_NAME.match(source.text, pos)
+        if not found or not found[1].startswith("if"):
+            return pos
+        flag = found[1]
+        self.flags[flag] = False
+        self.active[flag] = self.conditional
+        self.active[flag[2:] + "true"] = self.active[flag[2:] + "false"] = self.set_flag
+        self.preamble_words |= {flag, flag[2:] + "true", flag[2:] + "false"}
+        return found.end()
+
+    def set_flag(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\footrue, \\foofalse."""
+        value = name.endswith("true")
+        self.flags["if" + name[: -4 if value else -5]] = value
+        self.version += 1
+        self.cache.clear()
+        return pos
+
+    def prefix(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\long and \\global before a definition go with it."""
+        if not PREFIXED.match(source.text, pos):
+            out.append(source.text[start:pos])
+        return pos
+
+    def at_letter(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\makeatletter: from here on @ is a letter in names."""
+        self.letter_at = name == "makeatletter"
+        return pos
+
+    def expandafter(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\expandafter\\def\\csname foo\\endcsname{…} defines \\foo; any other \\expandafter is left out."""
+        found = CSNAME_DEFINITION.match(source.text, pos)
+        if not found:
+            return pos
+        new = self.expand_quietly(found[2], depth).strip()
+        if not new.isalpha():
+            return found.end()
+        if found[1] == "let":
+            target = LET_TARGET.match(source.text, found.end())
+            return target.end() if target else found.end()
+        rest = Source("\\" + new + " " + source.text[found.end() : found.end() + SCAN_CHARS])
+        handler = self.active.get(found[1])
+        if handler is None or isinstance(handler, Macro):
+            return found.end()
+        end = handler(rest, found[1], 0, 0, [], depth)
+        return found.end() + max(0, end - len(new) - 2)
+
+    def csname(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\csname foo\\endcsname is \\foo."""
+        found = CSNAME.match(source.text, pos)
+        if not found:
+            out.append(source.text[start:pos])
+            return pos
+        action = self.active.get(found[1])
+        if isinstance(action, Macro) and not action.program:
+            return self.macro(source, found[1], action, found.end(), start, out, depth)
+        if found[1].isalpha():
+            out.append("\\" + found[1] + " ")
+        return found.end()
+
+    # ------------------------------------------------------------ environments, raw text, conditionals
+
+    def begin(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\begin of raw text copies it whole; of an author's environment around mathematics or a float, writes what it stands for."""
+        text = source.text
+        found = NAME_IN_BRACES.match(text, pos)
+        if not found:
+            out.append(text[start:pos])
+            return pos
+        inner = found[1]
+        if inner in RAW_ENVIRONMENTS:
+            close = text.find("\\end{" + inner + "}", found.end())
+            end = found.end() if close < 0 else close + len(inner) + 6
+            if inner not in SKIPPED_ENVIRONMENTS:
+                out.append(text[start:end])
+            return end
+        known = self.environments.get(inner)
+        if known and depth < MAX_DEPTH and self.opens_something(inner):
+            arguments: list[str] = []
+            if self.read_arguments(source, known[0], found.end(), arguments):
+                body = substitute(known[0].pieces, arguments)
+                self.left_chars -= len(body)
+                if self.left_chars > 0:
+                    out.append(glue(out[-1] if out else "", self.expand_quietly(body, depth)))
+                    return self.arguments_end if known[0].spec else found.end()
+            self.tail = ""
+        out.append("\\begin{" + inner + "}")
+        return found.end()
+
+    def opens_something(self, name: str) -> bool:
+        """Whether an author's environment begins mathematics, a float or raw text, so that its name says less than its definition."""
+        key = ("\\begin", name)
+        if (found := self.cache.get(key)) is None:
+            opening, closing = self.environments[name]
+            body = substitute(opening.pieces, ["" for _ in opening.spec])
+            del self.environments[name]  # one that begins itself is not looked into again
+            expanded = self.expand_quietly(body, 1)
+            self.environments[name] = (opening, closing)
+            found = ("yes", "") if OPENS_SOMETHING.search(expanded) else ("no", "")
+            self.cache[key] = found
+        return found[0] == "yes"
+
+    def end(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\end of an author's environment; \\end{document} ends everything."""
+        found = NAME_IN_BRACES.match(source.text, pos)
+        if not found:
+            out.append(source.text[start:pos])
+            return pos
+        inner = found[1]
+        if inner == "document":
+            self.ended = True
+            return len(source.text)
+        known = self.environments.get(inner)
+        if known and depth < MAX_DEPTH and self.left_chars > 0 and self.opens_something(inner):
+            self.left_chars -= len(known[1])
+            out.append(glue(out[-1] if out else "", self.expand_quietly(known[1], depth)))
+        else:
+            out.append("\\end{" + inner + "}")
+        return found.end()
+
+    def verb(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\verb|…| is copied whole."""
+        end = verb_end(source.text, pos)
+        out.append(source.text[start:end])
+        return end
+
+    def url(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """The address of \\url{…} and \\href{…} is copied whole."""
+        brace = skip_blanks(source.text, pos)
+        end = source.group_end(brace) if source.text[brace : brace + 1] == "{" else -1
+        end = pos if end < 0 else end
+        out.append(source.text[start:end])
+        return end
+
+    def xparse_test(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\IfBooleanTF{#1}{yes}{no} and \\IfNoValueTF, with their one-branch forms."""
+        given, end = read_argument(source, pos)
+        kind = name.removeprefix("If").rstrip("TF")
+        holds = {"Boolean": given == TRUE, "NoValue": given == NO_VALUE, "Value": given != NO_VALUE}.get(kind, False)
+        for branch in name[2 + len(kind) :]:
+            argument, end = read_argument(source, end)
+            if argument is not None and holds == (branch == "T"):
+                out.append(glue(out[-1] if out else "", self.expand_quietly(argument, depth)))
+        return end
+
+    def conditional(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\if… \\else … \\fi: the branch that TeX takes; a test that we cannot carry out counts as false."""
+        if name == "ifmmode":
+            out.append(source.text[start:pos])
+            return pos
+        middle, after, end = source.conditional_end(start)
+        if end < 0:
+            return pos
+        if name == "iffalse":
+            holds, body = False, pos
+        elif name in self.flags:
+            holds, body = self.flags[name], pos
+        else:
+            holds, body = self.test(source, name, pos)
+        limit = end - len("\\fi")
+        if holds:
+            taken = source.text[body : middle if middle >= 0 else limit]
+        else:
+            taken = source.text[after:limit] if middle >= 0 else ""
+        if taken and depth < MAX_DEPTH:
+            out.append(glue(out[-1] if out else "", self.expand_quietly(taken.lstrip(" \t"), depth)))
+        return end
+
+    def test(self, source: Source, name: str, pos: int) -> tuple[bool, int]:
+        """(what the test of conditional `name` at `pos` says, the place after it)."""
+        text = source.text
+        if name in ("iftrue", "ifvmode", "ifhmode", "ifinner"):
+            return name == "iftrue", pos
+        if name in ("ifnum", "ifdim", "ifodd", "ifcase"):
+            found = COMPARISON.match(text, pos, pos + 200)
+            if not found:
+                return False, pos
+            left, right = self.number(found[1]), self.number(found[3])
+            holds = (
+                left is not None
+                and right is not None
+                and {"<": left < right, "=": left == right, ">": left > right}[found[2]]
+            )
+            return holds, found.end()
+        if name == "ifcsname":
+            named = CSNAME.match(text, pos)
+            return (named[1] in self.active, named.end()) if named else (False, pos)
+        first = TEST_TOKEN.match(text, pos)
+        if first is None:
+            return False, pos
+        if name == "ifdefined":
+            return first[1][1:] in self.active, first.end()
+        if name not in ("ifx", "if", "ifcat"):
+            return False, first.end()
+        second = TEST_TOKEN.match(text, first.end())
+        if second is None:
+            return False, first.end()
+        return self.same(first[1], second[1]), second.end()
+
+    def same(self, left: str, right: str) -> bool:
+        """Whether \\ifx would find two tokens to mean the same; a name that nobody defined means \\undefined."""
+        names = {left.lstrip("\\"), right.lstrip("\\")}
+        if names & {"undefined", "undefinded", "@undefined", "relax"}:
+            other = next(iter(names - {"undefined", "undefinded", "@undefined", "relax"}), "")
+            return bool(other) and other not in self.active and not other.startswith("pdf")
+        return left == right or (left[1:] in self.active and self.active.get(left[1:]) == self.active.get(right[1:]))
+
+    def number(self, token: str) -> float | None:
+        """The number that a token of \\ifnum stands for, if it can be told."""
+        action = self.active.get(token[1:]) if token.startswith("\\") else None
+        digits = str(action.pieces[0]) if isinstance(action, Macro) and not action.spec else token
+        try:
+            return float(digits.strip().rstrip("ptcmnixe "))
+        except ValueError:
+            return None
+
+
+def substitute(pieces: tuple[str | int, ...], arguments: list[str]) -> str:
+    """The body with its arguments in place, control words kept apart from the letters behind them."""
+    if len(pieces) == 1:
+        return str(pieces[0])
+    out = ""
+    for piece in pieces:
+        part = piece if isinstance(piece, str) else arguments[piece - 1] if 0 < piece <= len(arguments) else ""
+        if part:
+            out += glue(out, part) if out else part
+    return out
+
+
+def def_macro(parameters: str, body: str) -> Macro:
+    """The macro of \\def\\foo PARAMETERS{body}."""
+    bare = "".join(parameters.split())
+    if PARAMETER.sub("", bare) == "":
+        return make_macro("m" * bare.count("#"), (), body)
+    parts = re.split(r"#\d", parameters)
+    ends = (parts[0].strip(), *parts[1:])
+    spec = "".join("d" if end else "m" for end in ends[1:])
+    return make_macro(spec, (), body, ends)
+
+
+def delimited_end(source: Source, pos: int, delimiter: str) -> tuple[int, int]:
+    """(end of the argument at `pos` that `delimiter` ends outside braces, place after the delimiter); (-1, pos) without one."""
+    text = source.text
+    if not delimiter.strip():
+        delimiter = " "
+    else:
+        delimiter = delimiter.strip()
+    found, limit = pos, pos + NEAR_CHARS
+    for _ in range(20):
+        found = text.find(delimiter, found, limit)
+        if found < 0:
+            return -1, pos
+        if text.count("{", pos, found) == text.count("}", pos, found):
+            return found, found + len(delimiter)
+        found += 1
+    return -1, pos
+
+
+def xparse_spec(given: str) -> tuple[str, tuple[str | None, ...]]:
+    """'s O{2} m' -> ('som', (None, '2', None)); a letter that we do not read becomes '?'."""
+    source, pos = Source(given), 0
+    spec, defaults = "", list[str | None]()
+    while match := XPARSE_LETTERS.search(given, pos):
+        pos = match.end()
+        default = None
+        if match[2] == "O":
+            default, pos = read_argument(source, pos)
+            default = default or ""
+        spec += {"v": "m", "b": "?"}.get(match[1], match[1]) if match[1] else "o" if match[2] == "O" else "?"
+        defaults.append(default)
+    return spec, tuple(defaults)
+
+
+def verb_end(text: str, pos: int) -> int:
+    """`pos` is behind \\verb or \\lstinline: the place after its text, or `pos` where it does not end on its line."""
+    pos += text[pos : pos + 1] == "*"
+    if text[pos : pos + 1] == "[":
+        pos = text.find("]", pos, pos + NEAR_CHARS) + 1 or pos
+    mark = text[pos : pos + 1]
+    if not mark or mark.isalpha() or mark.isspace():
+        return pos
+    line_end = text.find("\n", pos)
+    close = text.find("}" if mark == "{" else mark, pos + 1, len(text) if line_end < 0 else line_end)
+    return close + 1 if close >= 0 else pos
