@@ -38,7 +38,7 @@ from data_prep.engines import ENGINES, available_cores, run_shards
 from data_prep.filters import Limits, limit_flags
 from data_prep.merge import MANIFEST, REJECTS, TRAIN, VAL, Options, merge
 from data_prep.metadata import COUNTS, index_metadata, sha256_file
-from data_prep.shards import COST, STAGES, Job, Shard, is_bulk_tar, plan_shards, shard_is_done
+from data_prep.shards import COST, STAGES, Job, Shard, plan_shards, shard_is_done
 
 DEFAULTS = Limits()
 SHARDS, STAMP, LOCK, TIMINGS = "shards", "run.json", "lock", "timings.json"
@@ -249,7 +249,7 @@ def locked(folder: Path, shared: bool) -> Iterator[None]:
 
 def describe_plan(shards: Sequence[Shard], num_done: int, num_workers: int) -> str:
     """--dry-run's answer, with its arithmetic."""
-    tars = [shard for shard in shards if is_bulk_tar(shard.sources[0])]
+    tars = [shard for shard in shards if shard.is_bulk]
     loose = sum(len(shard.sources) for shard in shards) - len(tars)
     num_bytes, tar_bytes = sum(shard.num_bytes for shard in shards), sum(shard.num_bytes for shard in tars)
     items = loose + round(tar_bytes / ARXIV_BYTES_PER_ITEM)

@@ -13,7 +13,6 @@ import functools
 import hashlib
 import json
 import os
-import re
 import resource
 import shutil
 import sys
@@ -27,9 +26,18 @@ from typing import IO, Any
 
 import numpy as np
 
+from data_prep.archives import (
+    TAR_BLOCK_BYTES,
+    BrokenSource,
+    Eprint,
+    files_below,
+    is_archive_name,
+    is_bulk_tar,
+    iter_eprints,
+)
 from data_prep.cli import UserError
 from data_prep.dedup import SIGNATURE, BenchmarkIndex, leak_sample, sign
-from data_prep.extraction import BrokenSource, Eprint, extract_source, iter_eprints
+from data_prep.extraction import extract_source
 from data_prep.filters import Limits, check_language, check_length
 from data_prep.latex_cleaner import clean_latex
 from data_prep.metadata import MetadataIndex, Paper
@@ -38,7 +46,6 @@ from data_prep.records import Record, Rejection, json_line
 # A group of loose archives is closed at either bound: small enough that a kill costs seconds, large enough that the
 # files of the shards stay few (2.7 million loose archives would make 27,000 shards).
 GROUP_ARCHIVES, GROUP_BYTES = 100, 256 * 2**20
-BULK_TAR = re.compile(r"arXiv_src_\d{4}_\d{3}\.tar")  # arXiv's own names: info.arxiv.org/help/bulk_data_s3.html
 STAGES = ("read", "metadata", "extract", "clean", "filter", "sign", "write")
 ITEMS, RECORDS, INDEX, COST = "items.jsonl", "records.jsonl", "index.npz", "cost.json"
 
@@ -55,6 +62,7 @@ class Shard:
     sources: tuple[Path, ...]
     num_bytes: int
     key: str
+    is_bulk: bool
     max_items: int | None  # of a run with --limit; None: all
 
     @property
@@ -87,23 +95,25 @@ class Done:
 
 
 def archive_files(sources: Sequence[Path]) -> list[Path]:
-    """All files named or below the named folders, each once, sorted by name; UserError for a missing or empty source."""
-    files: set[Path] = set()
+    """All archives named or below the named folders, each once, sorted by name; UserError for a source without any."""
+    files: dict[Path, Path] = {}
     for source in sources:
         if not source.exists():
             raise UserError(f"source {source} does not exist; --sources takes archives, folders of them and bulk tars")
-        found = {path for path in source.rglob("*") if path.is_file()} if source.is_dir() else {source}
+        found = files_below(source)
         if not found:
             raise UserError(
-                f"source {source} is an empty folder; --sources takes archives, folders of them and bulk tars"
+                f"source {source} holds no archive; --sources takes archives, folders of them and bulk tars"
             )
-        files |= found
-    return sorted(files, key=lambda path: (path.name, str(path)))
+        for path in found:
+            files.setdefault(path.resolve(), path)
+    return sorted(files.values(), key=lambda path: (path.name, path.as_posix()))
 
 
-def is_bulk_tar(path: Path) -> bool:
-    """Whether a file is a tar of e-prints by its name; a paper may be a plain tar too."""
-    return BULK_TAR.fullmatch(path.name) is not None
+def holds_eprints(path: Path) -> bool:
+    """Whether a file is a bulk tar, by its first header; a paper may be a plain tar, too."""
+    with path.open("rb") as file:
+        return is_bulk_tar(path, file.read(8 * TAR_BLOCK_BYTES))
 
 
 def groups(files: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
@@ -121,14 +131,12 @@ def groups(files: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
         yield tuple(group)
 
 
-def count_items(source: Path) -> int:
-    """How many e-prints a source holds, from a bulk tar's headers alone (the data is seeked over)."""
-    if not is_bulk_tar(source):
-        return 1
+def count_items(bulk_tar: Path) -> int:
+    """How many e-prints a bulk tar holds, from its headers alone (the data is seeked over)."""
     count = 0
-    with contextlib.suppress(tarfile.TarError, OSError, EOFError), tarfile.open(source) as tar:
+    with contextlib.suppress(tarfile.TarError, OSError, EOFError), tarfile.open(bulk_tar) as tar:
         for member in tar:
-            count += member.isfile()
+            count += member.isfile() and is_archive_name(Path(member.name).name)
     return count
 
 
@@ -139,8 +147,9 @@ def plan_shards(sources: Sequence[Path], job_key: str, limit: int | None) -> lis
     names, sizes and times of change, so that a shard is done again exactly when one of these differs.
     """
     files = archive_files(sources)
-    units: list[tuple[str, tuple[Path, ...]]] = [(path.stem, (path,)) for path in files if is_bulk_tar(path)]
-    loose = groups([path for path in files if not is_bulk_tar(path)])
+    bulk = {path for path in files if holds_eprints(path)}
+    units: list[tuple[str, tuple[Path, ...]]] = [(path.stem, (path,)) for path in files if path in bulk]
+    loose = groups([path for path in files if path not in bulk])
     units += [(f"loose_{number:05d}", group) for number, group in enumerate(loose, 1)]
     shards: list[Shard] = []
     for name, group in units:
@@ -148,12 +157,12 @@ def plan_shards(sources: Sequence[Path], job_key: str, limit: int | None) -> lis
         if limit is not None:
             if limit <= 0:
                 break
-            max_items, limit = limit, limit - sum(map(count_items, group))
+            max_items, limit = limit, limit - (count_items(group[0]) if group[0] in bulk else len(group))
         states = [path.stat() for path in group]
         stamps = [(path.name, state.st_size, state.st_mtime_ns) for path, state in zip(group, states, strict=True)]
         same_before = sum(shard.name == name for shard in shards)  # one tar given from two folders is two shards
         key = hashlib.sha256(json.dumps([job_key, same_before, max_items, stamps]).encode()).hexdigest()[:16]
-        shards.append(Shard(name, group, sum(state.st_size for state in states), key, max_items))
+        shards.append(Shard(name, group, sum(state.st_size for state in states), key, group[0] in bulk, max_items))
     return shards
 
 
