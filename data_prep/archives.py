@@ -210,13 +210,14 @@ def suffix_of(name: str) -> str:
 
 
 def sniff(data: bytes) -> str:
-    """What a file is, by its bytes: gzip, zip, tar, pdf, postscript, dvi, office, html, empty, text (any encoding) or binary."""
+    """What a file is, by its bytes: gzip, zip, tar, pdf, postscript, dvi, office, html, empty,
+    nul, text (any encoding) or binary."""
     for magic, kind in MAGIC:
         if data.startswith(magic):
             return kind
     head = data[:2048]
     if not head.strip(b"\0") and not data.strip(b"\0"):
-        return "empty"
+        return "nul" if data else "empty"
     if parse_header(data[:TAR_BLOCK_BYTES]) is not None:
         return "tar"
     if HTML_START.match(head) or b"<html" in head[:1024].lower():

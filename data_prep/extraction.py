@@ -1,47 +1,192 @@
-"""Archives as arXiv stores them -> one flattened LaTeX source each, or one reason why not.
+"""Archives as arXiv stores them -> one flattened LaTeX source each, or exactly one reason why there is none.
 
-In: .gz, .tar.gz, .tar, .zip, .pdf and bulk tars (arXiv_src_YYMM_NNN.tar); nothing is ever unpacked to disk.
-Out: `Extracted.source`, decoded text in which every \\input and its kin is replaced by the file's own text.
+In: .gz, .tar.gz, .tar, .zip, .pdf, folders of them and bulk tars (arXiv_src_YYMM_NNN.tar). Out: JSON lines
+{"id", "version", "name", "main", "source", "warnings"}; what has no source goes to <out>.rejects.jsonl as
+{"id", "version", "name", "reason", "detail"}, and <out>.funnel.json adds both up.
+
+The source is one self-contained text: the main file, in which every \\input, \\include, \\subfile, \\import and every
+author's macro around one is replaced by the file's text, and every package of the author's own by its definitions.
+Comments, verbatim and \\iffalse are left to the cleaner; an inclusion inside a comment or verbatim is not followed.
+
+    python data_prep/extraction.py --sources arXiv_src_0303_001.tar loose_eprints/ --out flat.jsonl
 """
 
-import gzip
-import io
+import argparse
+import itertools
 import posixpath
 import re
 import sys
-import tarfile
-import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: import from the repository root
 
-from data_prep.records import Rejection, parse_name
+from data_prep.archives import (
+    Archive,
+    BrokenSource,
+    Eprint,
+    Garbled,
+    declared_encoding,
+    decode,
+    iter_eprints,
+    member_name,
+    open_nested,
+    read_archive,
+    suffix_of,
+)
+from data_prep.cli import Parser, Progress, atomic_write, run
+from data_prep.records import Rejection, json_line
 
+__all__ = ["BrokenSource", "Eprint", "Extracted", "extract_source", "iter_eprints", "main"]
 
-@dataclass(frozen=True)
-class Eprint:
-    """One archive as arXiv stores it. `name` says where it lies: path, or bulk tar and member."""
+# Limits: time and memory stay bounded whatever a source says. TeX itself nests 15 files (texmf.cnf, max_in_open).
+MAX_SOURCE_CHARS = 16_000_000  # of the flattened text; the largest of the 237 real ones has 1.3 million
+MAX_INCLUSIONS = 20_000  # followed or tried; a textbook of 740 files needs 900
+MAX_DEPTH = 30  # files and macros within each other
+MAX_MACROS = 100  # author's macros around an inclusion; 20 of 237 real sources have one or two
+MAX_DEFINITION_CHARS = 20_000  # of such a macro's definition
+MAX_LOOKBACK_CHARS = 600  # how far before an inclusion the definition may begin that it stands in
+MAX_LOOKED_CHARS = 30_000_000  # read again in all while looking for definitions
+MAX_WARNINGS = 20
+MIN_CUT_CHARS = 2_000  # a main file cut short is used if that much of its body is there: the paper's smallest volume
+MAX_NOTICE_CHARS = 2_000  # only a body as short is looked at for a notice of withdrawal
+MAX_SHELL_WORDS = 100  # a document around PDF pages, or a notice of withdrawal, has fewer words of its own
 
-    id: str
-    version: int | None
-    name: str
-    data: bytes
+# Where a document begins and how it names its format. arXiv's own order: LaTeX before plain TeX.
+CLASS = re.compile(rb"\\document(?:class|style)(?![A-Za-z])\s*(?:\[[^\]]{0,2000}\])?\s*\{?\s*([\w-]*)")
+BEGIN = re.compile(rb"\\begin\s*\{document\}|\\document(?![A-Za-z])|\\enddocument(?![A-Za-z])")
+PLAIN = re.compile(
+    rb"\\(?:bye|magnification|nopagenumbers|topmatter|centerline|hsize|vsize|beginsection|proclaim|Refs)(?![A-Za-z])"
+    rb"|\\input\s*\{?(?:amstex|amsppt|harvmac|lanlmac|phyzzx|tcilatex|eplain|texinfo|jnl|mssymb)|\\end\s*\Z|\\font\\"
+)
+CONTROL_WORD = re.compile(rb"\\[A-Za-z]{2,}")
+MIN_CONTROL_WORDS = 10  # a file without any of the above is TeX if it has as many
+INCLUDED = re.compile(
+    rb"\\(?:input|include|subfile\w*|(?:sub)?(?:import|includefrom|inputfrom)\*?\s*\{[^{}]{0,500}\})(?![A-Za-z])"
+    rb"\s*(?:\{\s*([^{}]{1,500}?)\s*\}|([^\s{}\\%]{1,500}))"
+)
+NOT_MAIN = re.compile(  # text files that are never the document
+    r"(?i)\.(?:sty|cls|clo|def|fd|cfg|ldf|rtx|bbx|cbx|lbx|bbl|tikz|pgf|pdf_tex|pdf_t|pstex_t|eps_tex|fig|toc|lo[ft]|out|ind|gls|xml"
+    r"|html?|css|js|json|ya?ml|csv|tsv|dat|py|c|h|cpp|f|f90|m|r|jl|sh|pl|java|hs|lean|v|agda|md|rst|ist|mf|mp|ins|dtx|spl|gitignore)$"
+)
 
+# What arXiv's own processing reads (info.arxiv.org/help/00README.html, help/faq/mistakes.html#auto_ignore).
+AUTO_IGNORE = (b"%auto-ignore", b"paper deliberately replaced by what little")  # the second: put there by arXiv itself
+AUTO_INCLUDE = (b"%auto-include",)
+NUM_MARK_LINES = 10  # arXiv looks for these marks in as many
+README = re.compile(r"(?i)^00readme(?:\.\w+)?$")
+README_USAGE = re.compile(r'(?i)"?filename"?\s*:\s*"?([^",\n}]+?)"?\s*,?\s*"?usage"?\s*:\s*"?(\w+)')
+README_LINE = re.compile(r"(?im)^\s*(\S+)\s+(toplevelfile|ignore|include)\s*$")
 
-@dataclass(frozen=True)
-class BrokenSource:
-    """A notice from `iter_eprints`: a bulk tar that could not be read to its end. Items before it were yielded."""
+# Several documents in one archive: the longest wins, its length (with all it includes) weighed by what speaks for or against it.
+STEM_WEIGHTS = (
+    (re.compile(r"supp|^si$|^sm$|_si$|_sm$|appendi|ancillary"), 0.2),  # a supplement beside the paper
+    (re.compile(r"respon[sd]|reply|rebuttal|referee|cover_?-?letter|highlights|errat|poster|slides|talk"), 0.05),
+    (re.compile(r"(?:^|[-_. ])(?:old|backup|bak|copy|orig(?:inal)?|diff|changes|unused|trash)(?:$|[-_. \d])"), 0.2),
+    (re.compile(r"template|sample|example|instructions|guidelines|bare_|^test"), 0.3),
+    (re.compile(r"^(?:main|ms|paper|article|manuscript|arxiv)"), 1.5),
+)
+CLASS_WEIGHTS = {
+    b"standalone": 0.02,
+    b"subfiles": 0.02,
+    b"letter": 0.05,
+    b"beamer": 0.1,
+    b"a0poster": 0.05,
+    b"slides": 0.1,
+}
+BBL_WEIGHT = 2.0  # its own .bbl: authors upload the one of the paper
+INCOMPLETE_WEIGHT = 0.1  # a class without a beginning or the other way round
+FOLDER_WEIGHT = 0.7  # for each folder below the top
+ANCILLARY = re.compile(r"(?:^|/)(?:anc|__MACOSX|old|backup)/")  # arXiv's folder of ancillary files, and similar
+ANCILLARY_WEIGHT = 0.01
 
-    path: str
-    detail: str
+# What a submission without TeX consists of, the first that fits; a picture in PostScript or PDF does not make an HTML page a paper.
+ONLY_REASONS = (
+    ("office", "docx-only"),
+    ("html", "html-only"),
+    ("pdf", "pdf-only"),
+    ("postscript", "postscript-only"),
+    ("dvi", "dvi-only"),
+)
+
+# Commands that bring in a file, by how they are written.
+READS = ("input", "@input", "@@input", "include", "subfile", "subfileinclude")  # {file}
+IMPORTS = ("import", "subimport", "includefrom", "inputfrom", "subincludefrom", "subinputfrom")  # {folder}{file}
+PACKAGES = ("usepackage", "RequirePackage", "RequirePackageWithOptions")  # [options]{names}
+CLASSES = ("documentclass", "documentstyle", "LoadClass", "LoadClassWithOptions")
+TESTS = ("IfFileExists", "InputIfFileExists")  # {file}{then}{else}
+PARAGRAPHS = ("include", "subfileinclude", "includefrom", "subincludefrom")  # these begin and end a page
+VERBATIM = "verbatim|Verbatim|BVerbatim|LVerbatim|lstlisting|minted|alltt|comment|filecontents|asy|pycode|spverbatim|tcblisting"
+SUFFIXES = (".tex", "", ".ltx", ".latex")  # what TeX and authors leave out; TeX tries .tex first
+
+# TeX's own files, which every installation has: they stay as commands.
+SYSTEM_FILES = re.compile(
+    r"(?i)(?:amstex|amsppt\w*|amssym\w*|harvmac|lanlmac|phyzzx|jnl|reforder|eqnorder|mssymb|epsfx?|psfig|epsfig|xy\w*|pictex|prepictex"
+    r"|postpictex|latexpicobjs|eplain|texinfo|tcilatex|tikz\w*|pgf\w*|pst\w*|pstricks|color|graphicx?|rotate|colordvi|dvipsnam|multicol"
+    r"|insbox|picmac|feynmf|axodraw\w*|diagrams|glyphtounicode\w*|ifpdf|ulem|size1[012]|cyracc|plainenc|miniltx|soul|hyperbasics)"
+    r"(?:\.(?:tex|sty|def))?"
+)
+# Classes and packages that TeX distributions and publishers hand out: layout, not the author's notation. An author's copy of one
+# stays out, so that a paper reads the same with and without it.
+PUBLISHED_STYLES = re.compile(
+    r"(?i)(?:article|report|book|letter|ams(?:art|book|proc|ppt\w*|math|symb|fonts|thm|cd|text)|latexsym|revtex\w*|revsymb\w*|aps\w*|aip\w*"
+    r"|aastex\w*|aas\w*|aa|emulateapj\w*|mn|mn2e|mnras|elsart\w*|elsarticle|cas-\w+|els\w*-cas\w*|ieee\w*|acm\w*|sig-?\w*alternate\w*|sigplan\w*"
+    r"|llncs\w*|lncs\w*|svjour\w*|svmult|svmono|sv\w+\d|svepj|svproc|sn-jnl|jhep\w*|jcappub|jinst\w*|pos|iop\w*|jpconf|birk\w*|ims\w*|imsart|pnas\w*"
+    r"|nature|scipost|quantumarticle|quantumview|lipics\w*|oasics\w*|lites\w*|dagman|eptcs|easychair|ceur\w*|\w*ceurws|webofc|epj\w*|ws-[\w-]+|wl\w+"
+    r"|frontiers\w*|mdpi|interact|tandf\w*|siam\w*|ltexpprt|gtart\w*|gtpart\w*|compositio|cern\w*|espcrc\w*|world_sci|sprocl|ptptex|kluwer\w*|kapproc"
+    r"|(?:nips|neurips|icml|iclr|aaai|ijcai|cvpr|iccv|eccv|bmvc|wacv|acl|naacl|naaclhlt|emnlp|coling|eacl|tacl|colm|uai|aistats|jmlr\w*?|interspeech)"
+    r"[\d_a-z-]*|spconf|usenix\w*|vldb\w*|selfarx|arxiv|accessibility\w*|cite|mcite\w*|natbib|bibunits|chapterbib|citesort|harvard|apacite|chicago"
+    r"|epsf|epsfig|psfig|graphicx?|graphics|trig|keyval|subfigure|subfig|subcaption|caption\w*|algorithm\w*|algpseudocode\w*|algcompatible"
+    r"|fancyhdr|fancyheadings|fancybox|fancyvrb|hyperref|xcolor|color|colortbl|url|doi|breakurl|times|mathptm\w*|helvet|txfonts|newtx\w*|multirow|multicol"
+    r"|booktabs|float|wrapfig|rotating|lscape|pdflscape|lineno|setspace|titlesec|titling|authblk|enumitem|geometry|fullpage|a4\w*|bbm|dsfont"
+    r"|mathrsfs|stmaryrd|wasysym|marvosym|xy\w*|tikz\w*|pgf\w*|pst\w*|pstricks\w*|diagrams|proof|prooftree|bussproofs|mathpartir|listings|lst\w+"
+    r"|minted|feynm\w*|axodraw\w*|slashed|cancel|braket|physics|siunitx|units|comment|endnotes?|footmisc|todonotes|changes|soul|ulem|cleveref|arydshln"
+    r"|array|tabularx|longtable|supertabular|xspace|microtype|babel|inputenc|fontenc|pdfpages|overpic|tcolorbox|mdframed|etoolbox|ifthen|calc|rotate)"
+)
+"""Names without suffix, matched whole."""
+
+COMMAND = (  # %s: the author's macros
+    r"\\(?:(?P<command>@{0,2}input|include|subfile(?:include)?|(?:sub)?(?:import|includefrom|inputfrom)|includeonly|endinput"
+    r"|(?:Input)?IfFileExists|usepackage|RequirePackage(?:WithOptions)?|documentclass|documentstyle|LoadClass(?:WithOptions)?%s)"
+    r"(?![A-Za-z@])|begin\s*\{(?P<environment>document|(?:" + VERBATIM + r")\*?)\})"
+)
+NAME = re.compile(r"\s*\{([^{}]{0,2000})\}")
+BARE_NAME = re.compile(r"[ \t]*\n?[ \t]*(?:\"([^\"\n]{1,500})\"|([^\s{}\\%\"#$&~^\[\]]{1,500}))")
+LOADED = re.compile(r"\s*(?:\[([^\]]{0,2000})\])?\s*\{([^{}]{0,2000})\}(?:[ \t]*\[[^\]]{0,200}\])?")
+COMMENT = re.compile(r"%[^\n]*\n?[ \t]*")
+COMMENT_LINES = re.compile(rb"(?m)^[ \t]*%.*$")
+COMMENT_LINE = re.compile(r"(?m)^[ \t]*%.*\n")
+HARMLESS = re.compile(r"\\(?:url|path|href|nolinkurl)\s*\{[^{}]*\}|\\(?:verb|lstinline)\*?([^A-Za-z\s*\[]).*?\1|\\.")
+OPEN_VERB = re.compile(r"\\(?:verb|lstinline)\*?[^A-Za-z\s*\[]")
+BLANK_REST = re.compile(r"[ \t]*(?:\n|\Z)")
+DEFINE = re.compile(
+    r"\\((?:re|provide)?newcommand|DeclareRobustCommand|(?:New|Renew|Provide|Declare)DocumentCommand|[gex]?def)(?![A-Za-z@])\*?"
+)
+DEFINED = re.compile(r"\s*\{?\s*\\([A-Za-z@]+)\s*\}?\s*")
+BEING_DEFINED = re.compile(  # the command at the end of this is the one defined, not used
+    r"\\(?:(?:re|provide)?newcommand\*?|DeclareRobustCommand\*?|\w+DocumentCommand|[gex]?def|let|string|noexpand|show|meaning)\s*\{?\s*\Z"
+)
+LET = re.compile(r"\\let\s*\\([A-Za-z@]+)\s*=?\s*\Z")
+PICTURE = re.compile(
+    r"(?i)\.(?:tikz|pgf|pdf_tex|pdf_t|pstex_t|eps_tex|pspdftex|latex_t|bbl)$"
+)  # drawings written as TeX
+NUM_ARGUMENTS = re.compile(r"\[(\d)\]\s*(?:\[([^\]]{0,500})\]\s*)?")
+PARAMETER = re.compile(r"#([1-9])")
+BRACE = re.compile(r"\\.|[{}]|%[^\n]*", re.S)
+SIMPLE_MACRO = re.compile(r"\\([A-Za-z@]+)\s*")
+CONDITION = re.compile(r"(?<!\\newif)\\(if(?!f\b|thenelse)[A-Za-z@]*|fi)(?![A-Za-z@])")
+BEGIN_DOCUMENT, END_DOCUMENT = re.compile(r"\\begin\s*\{document\}"), re.compile(r"\\end\s*\{document\}")
+PDF_PAGES = re.compile(r"\\includepdf(?:merge)?(?![A-Za-z])")
+WITHDRAWN = re.compile(r"(?i)\b(?:paper|article|manuscript|submission|preprint|work)\b[^.]{0,80}\bwithdrawn\b")
+TEX_MARKUP = re.compile(r"(?<!\\)%.*|\\[A-Za-z@]+\*?(?:\[[^\]]*\])*(?:\{[^{}]*\})?")
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """One self-contained LaTeX text. `main` is the main file's name, `num_source_bytes` the raw bytes of all files used."""
+    """One self-contained LaTeX text. `main` is the main file's name in the archive, `num_source_bytes` the bytes of all files used."""
 
     source: str
     main: str
@@ -49,64 +194,729 @@ class Extracted:
     num_source_bytes: int
 
 
-INPUT = re.compile(r"\\(?:input|include|subfile)(?![A-Za-z])\s*(?:\{([^{}]+)\}|([^\s{}\\]+))")
-
-
-def iter_eprints(sources: Sequence[Path]) -> Iterator[Eprint | BrokenSource]:
-    """Every e-print in files, folders (recursive, sorted) and bulk tars, in a fixed order."""
-    for source in sources:
-        for path in sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]:
-            if path.name.startswith("arXiv_src"):
-                with tarfile.open(path) as tar:
-                    for member in tar:
-                        file = tar.extractfile(member) if member.isfile() else None
-                        if file is not None:
-                            yield Eprint(*parse_name(member.name), f"{path}/{member.name}", file.read())
-            elif path.suffix in (".gz", ".tar", ".zip", ".pdf", ".tex"):
-                yield Eprint(*parse_name(path.name), str(path), path.read_bytes())
+class TooLarge(Exception):
+    """A source beyond the limits; the text says which."""
 
 
 def extract_source(data: bytes, name: str) -> Extracted | Rejection:
-    """The flattened source of one archive; never raises on bad data."""
-    if data[:4] == b"%PDF":
-        return Rejection("pdf-only")
+    """The flattened source of one archive, or why there is none; `name` is its file name. Raises nothing on bad data.
+
+    An archive cut short (or beyond a limit) is used up to there, with a warning, if its main file is whole, or cut after at
+    least MIN_CUT_CHARS of its body: what stands before a cut is what the author wrote. Data that fails its own checks is not
+    used: nobody knows where in it the damage begins.
+    """
+    if not data:
+        return Rejection("empty-archive", "no bytes")
     try:
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
+        archive = read_archive(data, name)
+    except Garbled as error:
         return Rejection("corrupt-archive", str(error))
-    files: dict[str, str] = {}
+    main_name = choose_main(archive)
+    if main_name is None and open_nested(archive):
+        main_name = choose_main(archive)
+    if main_name is None:
+        return why_none(archive)
+    flattener = Flattener(archive, main_name)
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            for member in tar:
-                file = tar.extractfile(member) if member.isfile() else None
-                if file is not None:
-                    raw = file.read()
-                    if b"\0" not in raw:
-                        files[posixpath.normpath(member.name)] = _decode(raw)
-    except tarfile.TarError:
-        files["paper.tex"] = _decode(data)
-    mains = [n for n, text in files.items() if "\\begin{document}" in text or "\\bye" in text]
-    if not mains:
-        return Rejection("no-tex")
-    main = max(mains, key=lambda n: len(files[n]))
+        source = flattener.run()
+    except TooLarge as error:
+        return Rejection("too-large", str(error))
+    rejection = check_source(source, main_name, archive)
+    if rejection is not None:
+        return rejection
+    used = sum(len(archive.files[used]) for used in flattener.used)
+    return Extracted(source, main_name, tuple(flattener.warnings), used)
 
-    def flatten(name: str, seen: tuple[str, ...]) -> str:
-        def replace(match: re.Match[str]) -> str:
-            wanted = (match[1] or match[2]).strip()
-            for candidate in (wanted + ".tex", wanted):
-                if candidate in files and candidate not in seen:
-                    return flatten(candidate, (*seen, candidate))
+
+# --- which file --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Document:
+    """A text file that may be the main one, with what the choice looks at."""
+
+    name: str
+    data: bytes  # with ASCII as ASCII
+    document_class: bytes | None = None  # '' for a class whose name is a macro
+    begins: bool = False
+    includes: set[str] = field(default_factory=set)  # stems of the files it includes
+
+    @property
+    def is_latex(self) -> bool:
+        return self.begins or self.document_class is not None
+
+    @property
+    def stem(self) -> str:
+        return stem_of(self.name)
+
+
+def stem_of(name: str) -> str:
+    """'sections/Intro.TeX' -> 'intro'; other suffixes stay: 'fig.pdf_t' -> 'fig.pdf_t'."""
+    base = posixpath.basename(name.strip()).lower()
+    return base.removesuffix(".tex")
+
+
+def choose_main(archive: Archive) -> str | None:
+    """The name of the file that TeX is to be run on, None where no file is TeX.
+
+    What the submission's 00README calls top level; else the files that no other file includes, LaTeX before plain TeX before
+    mere TeX commands; of several the longest, with all that it includes, weighed by STEM_WEIGHTS and its like. Files that
+    say %auto-ignore are out.
+    """
+    top_level, ignored = read_readme(archive)
+    documents = [
+        Document(name, ascii_compatible(data))
+        for name, data in archive.files.items()
+        if name not in ignored and not NOT_MAIN.search(name) and not README.match(posixpath.basename(name))
+    ]
+    documents = [document for document in documents if not is_marked(document.data, AUTO_IGNORE + AUTO_INCLUDE)]
+    for document in documents:
+        look_for_latex(document)
+    latex = [document for document in documents if document.is_latex]
+    if len(documents) > 1:
+        for document in documents:
+            look_for_inclusions(document)
+        stems = {document.stem for document in latex if document.document_class is not None}
+        latex += [document for document in documents if not document.is_latex and document.includes & stems]
+    candidates = [document for document in latex if document.name in top_level] or latex
+    if not candidates and "encrypted" not in archive.kinds.values():
+        candidates = [document for document in documents if live_match(PLAIN, document.data)]
+        candidates = candidates or [
+            document for document in documents if looks_like_tex(document, len(archive.names) == 1)
+        ]
+    included = {stem for document in documents for stem in document.includes - {document.stem}}
+    candidates = [document for document in candidates if document.stem not in included] or candidates
+    if len(candidates) > 1:
+        by_stem = {document.stem: document for document in reversed(documents)}
+        bbl_stems = {posixpath.splitext(name)[0] for name in archive.names if name.endswith(".bbl")}
+        candidates.sort(
+            key=lambda document: (-weight(document, by_stem, bbl_stems), document.name.count("/"), document.name)
+        )
+    return candidates[0].name if candidates else None
+
+
+def ascii_compatible(data: bytes) -> bytes:
+    """The file itself, or UTF-16 as UTF-8, so that patterns of ASCII bytes fit."""
+    return decode(data).encode() if b"\0" in data[:2048] else data
+
+
+def is_marked(data: bytes, marks: Sequence[bytes]) -> bool:
+    """Whether one of arXiv's marks stands in a file's first lines."""
+    return any(mark in line for line in data[:5000].splitlines()[:NUM_MARK_LINES] for mark in marks)
+
+
+def live_match(pattern: re.Pattern[bytes], data: bytes) -> re.Match[bytes] | None:
+    """The first of the first hundred matches that does not stand in a comment."""
+    for match in itertools.islice(pattern.finditer(data), 100):
+        line_start = max(data.rfind(b"\n", 0, match.start()), data.rfind(b"\r", 0, match.start())) + 1
+        if b"%" not in data[line_start : match.start()].replace(b"\\%", b""):
+            return match
+    return None
+
+
+def look_for_latex(document: Document) -> None:
+    """Note the document's class and whether it begins; most files of a submission have neither, which is soon seen."""
+    if b"\\document" in document.data:
+        match = live_match(CLASS, document.data)
+        document.document_class = None if match is None else match[1]
+    if b"document" in document.data:
+        document.begins = live_match(BEGIN, document.data) is not None
+
+
+def look_for_inclusions(document: Document) -> None:
+    """Note the stems of the files that a document includes, in whatever folder."""
+    for match in itertools.islice(INCLUDED.finditer(document.data), MAX_INCLUSIONS):
+        line_start = document.data.rfind(b"\n", 0, match.start()) + 1
+        if b"%" not in document.data[line_start : match.start()]:
+            document.includes.add(stem_of((match[1] or match[2]).decode("latin-1")))
+
+
+def looks_like_tex(document: Document, alone: bool) -> bool:
+    """Whether a file without any sign of a format is TeX: named so, or the only one, with a few control words."""
+    if not alone and suffix_of(document.name) not in SUFFIXES:
+        return False
+    return len(list(itertools.islice(CONTROL_WORD.finditer(document.data), MIN_CONTROL_WORDS))) == MIN_CONTROL_WORDS
+
+
+def read_readme(archive: Archive) -> tuple[set[str], set[str]]:
+    """The names that a submission's 00README calls top level, and those that it wants ignored."""
+    usages: list[tuple[str, str]] = []
+    for name, data in archive.files.items():
+        if README.match(name):
+            text = decode(data)
+            usages += README_LINE.findall(text) + README_USAGE.findall(text)
+    names = {member_name("", name): usage.lower() for name, usage in usages}
+    top_level = {name for name, usage in names.items() if usage in ("toplevelfile", "toplevel")}
+    return top_level, {name for name, usage in names.items() if usage in ("ignore", "include")}
+
+
+def weight(document: Document, by_stem: dict[str, Document], bbl_stems: set[str]) -> float:
+    """How much speaks for a document as the main one: its length in bytes, whole-line comments apart, times the weights."""
+    reached, queue = {document.stem: document}, [document]
+    while queue:
+        for stem in sorted(queue.pop().includes - reached.keys()):
+            if stem in by_stem:
+                reached[stem] = by_stem[stem]
+                queue.append(by_stem[stem])
+    total = float(sum(len(COMMENT_LINES.sub(b"", part.data)) for part in reached.values()))
+    for pattern, factor in STEM_WEIGHTS:
+        total *= factor if pattern.search(document.stem) else 1
+    total *= CLASS_WEIGHTS.get(document.document_class or b"", 1)
+    total *= BBL_WEIGHT if posixpath.splitext(document.name)[0] in bbl_stems else 1
+    complete = any(part.begins for part in reached.values()) and any(
+        part.document_class is not None for part in reached.values()
+    )
+    total *= 1 if complete else INCOMPLETE_WEIGHT
+    total *= ANCILLARY_WEIGHT if ANCILLARY.search(document.name) else 1
+    return total * FOLDER_WEIGHT ** document.name.count("/")
+
+
+def why_none(archive: Archive) -> Rejection:
+    """The one reason for which an archive has no main file: what it holds instead."""
+    kinds, num = Counter(archive.kinds.values()), len(archive.names)
+    example = {kind: name for name, kind in reversed(archive.kinds.items())}
+    if archive.over_limit:
+        return Rejection("too-large", archive.cut or "")
+    if "encrypted" in kinds:
+        return Rejection("encrypted", example["encrypted"])
+    for name, data in archive.files.items():
+        if is_marked(data, AUTO_IGNORE):
+            return Rejection("withdrawn-source", f"{name} says %auto-ignore")
+    if archive.cut is not None:
+        return Rejection("corrupt-archive", f"{archive.cut}; no source before that")
+    if not num or kinds["nul"] == num:
+        return Rejection("empty-archive", "no members" if not num else "NUL bytes only")
+    if kinds["empty"] and (num == 1 or suffix_of(example["empty"]) == ".tex"):
+        return Rejection("withdrawn-source", f"{example['empty']} is empty")
+    for kind, reason in ONLY_REASONS:
+        if kinds[kind]:
+            return Rejection(reason, f"{num} files, such as {example[kind]}")
+    if num == 1 and kinds["binary"]:
+        return Rejection("unknown-format", f"{archive.names[0]} is no format that arXiv stores")
+    return Rejection("no-tex", f"{num} files, such as {archive.names[0]}")
+
+
+def check_source(source: str, main_name: str, archive: Archive) -> Rejection | None:
+    """Whether a flattened source is a document at all: not cut off at its start, no shell around a PDF, no withdrawal."""
+    begin = BEGIN_DOCUMENT.search(source)
+    body_start = begin.end() if begin is not None else 0
+    if archive.cut_member == main_name and len(source) - body_start < MIN_CUT_CHARS:
+        reason = "too-large" if archive.over_limit else "corrupt-archive"
+        return Rejection(reason, f"{archive.cut}, {len(source) - body_start} characters into the body of {main_name}")
+    end = END_DOCUMENT.search(source, body_start)
+    body_end = end.start() if end is not None else len(source)
+    pdf_pages = PDF_PAGES.search(source, body_start, body_end)
+    if pdf_pages is None and body_end - body_start > MAX_NOTICE_CHARS:
+        return None
+    words = re.findall(r"[^\W\d_]{3,}", TEX_MARKUP.sub(" ", source[body_start:body_end]))
+    if len(words) >= MAX_SHELL_WORDS:
+        return None
+    if pdf_pages is not None:
+        return Rejection("includes-pdf", f"{main_name} has {len(words)} words of its own around PDF pages")
+    if WITHDRAWN.search(source, body_start, body_end):
+        return Rejection("withdrawn-source", f"{main_name} says in {len(words)} words that it is withdrawn")
+    return None
+
+
+# --- one text ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Macro:
+    """An author's macro around an inclusion. `arguments` says how each is read: 'm' {one}, 'o' [or this default]."""
+
+    arguments: tuple[tuple[str, str], ...]
+    body: str
+
+
+def closing_brace(text: str, pos: int, end: int) -> int:
+    """The position of the brace that closes the one at `pos`, -1 where there is none before `end`. Escaped ones don't count."""
+    depth = 0
+    for match in BRACE.finditer(text, pos, end):
+        if match[0] == "{":
+            depth += 1
+        elif match[0] == "}":
+            depth -= 1
+            if depth == 0:
+                return match.start()
+    return -1
+
+
+def definition_head(text: str, define: re.Match[str]) -> tuple[str, tuple[tuple[str, str], ...], int] | None:
+    """(name, arguments, position of the body's brace) of the definition whose command `define` matched; None if none we read.
+
+    Example: for \chap#1{\input{ch/#1}} behind \def, ('chap', (('m', ''),), the position of the brace before \input).
+    """
+    named = DEFINED.match(text, define.end())
+    if named is None:
+        return None
+    start = named.end()
+    arguments: list[tuple[str, str]] = []
+    if define[1].endswith("def"):
+        start = text.find("{", named.end(), named.end() + 200)
+        if start < 0 or re.sub(r"#\d|\s", "", text[named.end() : start]):
+            return None  # delimited arguments: nobody has been seen to include that way
+        arguments = [("m", "")] * text.count("#", named.end(), start)
+    elif define[1].endswith("DocumentCommand"):
+        specified = NAME.match(text, start)
+        if specified is None or specified[1].replace(" ", "").strip("m"):
+            return None
+        arguments = [("m", "")] * specified[1].count("m")
+        start = text.find("{", specified.end(), specified.end() + 200)
+    elif (counted := NUM_ARGUMENTS.match(text, start)) is not None:
+        first = ("m", "") if counted[2] is None else ("o", counted[2])
+        arguments = [first, *[("m", "")] * 9][: int(counted[1])]
+        start = counted.end()
+    return (named[1], tuple(arguments), start) if start >= 0 and text.startswith("{", start) else None
+
+
+def call_macro(macro: Macro, text: str, pos: int) -> tuple[str, int] | None:
+    """A macro's body with the arguments that stand at `pos` put in, and the position behind them; None where they don't."""
+    values = []
+    for kind, default in macro.arguments:
+        blank = re.compile(r"\s*").match(text, pos)
+        pos = pos if blank is None else blank.end()
+        opened = text[pos : pos + 1]
+        if kind == "o":
+            end = text.find("]", pos, pos + 2000) if opened == "[" else -1
+            values.append(text[pos + 1 : end] if end >= 0 else default)
+            pos = end + 1 if end >= 0 else pos
+        elif opened == "{":
+            end = closing_brace(text, pos, pos + MAX_DEFINITION_CHARS)
+            if end < 0:
+                return None
+            values.append(text[pos + 1 : end])
+            pos = end + 1
+        elif opened and opened not in "}\\%":
+            values.append(opened)
+            pos += 1
+        else:
+            return None
+    return PARAMETER.sub(
+        lambda match: values[int(match[1]) - 1] if int(match[1]) <= len(values) else "", macro.body
+    ), pos
+
+
+def definitions_in(text: str) -> str:
+    """The definitions in a preamble, one a line; what else stands there is dropped."""
+    found, pos = [], 0
+    while (define := DEFINE.search(text, pos)) is not None:
+        head = definition_head(text, define) if liveness(text, pos, define.start()) == "live" else None
+        end = -1 if head is None else closing_brace(text, head[2], head[2] + MAX_DEFINITION_CHARS)
+        if end >= 0:
+            found.append(text[define.start() : end + 1] + "\n")
+        pos = max(define.end(), end + 1)
+    return "".join(found)
+
+
+def liveness(text: str, start: int, pos: int) -> str:
+    """Whether the command at `pos` is 'live', in a 'comment', or 'quoted' by a backslash, \\verb or a macro that takes it.
+
+    `start` is a position before `pos` that is known to lie outside comments, so that a long line is read once.
+    """
+    line = text[max(text.rfind("\n", start, pos) + 1, start) : pos]
+    if "%" in line or "\\verb" in line or "\\lst" in line:
+        line = HARMLESS.sub("", line)
+        if "%" in line:
+            return "comment"
+        if OPEN_VERB.search(line):
+            return "quoted"
+    num_backslashes = len(line) - len(line.rstrip("\\"))
+    return "quoted" if num_backslashes % 2 else "live"
+
+
+class Flattener:
+    """Writes one source out of the files of an archive, from the main file on."""
+
+    def __init__(self, archive: Archive, main_name: str) -> None:
+        self.archive, self.main = archive, main_name
+        self.home = posixpath.dirname(main_name)  # where TeX is run
+        self.by_lower = {name.lower(): name for name in reversed(archive.names)}
+        self.by_base: dict[str, str] = {}
+        for name in archive.names:  # the last resort, where it is unique
+            base = posixpath.basename(name).lower()
+            self.by_base[base] = "" if base in self.by_base else name
+        self.declared = declared_encoding(archive.files[main_name])
+        self.texts: dict[str, str] = {}
+        self.used: dict[str, None] = {}  # ordered set of file names
+        self.loaded: set[str] = set()  # style files, which TeX loads once
+        self.open: list[str] = []  # the files that we are in
+        self.macros: dict[str, Macro] = {}
+        self.aliases: dict[str, str] = {}
+        self.pattern = command_pattern(())
+        self.only: set[str] | None = None  # \includeonly
+        self.begun = False
+        self.in_style = 0
+        self.num_chars = self.num_inclusions = self.num_looked_chars = 0
+        self.warnings: list[str] = []
+        if archive.cut is not None:
+            self.warn(f"archive: {archive.cut}; what stands before is used")
+
+    def run(self) -> str:
+        """The whole source. Raises TooLarge."""
+        self.open.append(self.main)
+        text = self.text_of(self.main)
+        if self.main == self.archive.cut_member:
+            text = text[: text.rfind("\n") + 1]  # the last line is torn
+        return self.expand(text, None, 0)
+
+    def warn(self, text: str) -> None:
+        if len(self.warnings) < MAX_WARNINGS and text not in self.warnings:
+            self.warnings.append(text)
+
+    def text_of(self, name: str) -> str:
+        """A file's text, decoded once; counts what is used. Raises TooLarge."""
+        if name not in self.texts:
+            self.texts[name] = decode(self.archive.files[name], self.declared)
+        self.used[name] = None
+        self.count(len(self.texts[name]))
+        return self.texts[name]
+
+    def count(self, num_chars: int) -> None:
+        self.num_chars += num_chars
+        if self.num_chars > MAX_SOURCE_CHARS:
+            raise TooLarge(f"inclusions make more than {MAX_SOURCE_CHARS:,} characters")
+
+    def look(self, num_chars: int) -> None:
+        self.num_looked_chars += num_chars
+        if self.num_looked_chars > MAX_LOOKED_CHARS:
+            raise TooLarge(f"more than {MAX_LOOKED_CHARS:,} characters to look for definitions in")
+
+    def expand(self, text: str, base: str | None, depth: int) -> str:
+        """`text` with its inclusions replaced. `base` is the folder that an \\import set, None outside one."""
+        out: list[str] = []
+        copied = pos = safe = 0
+        unclosed: set[str] = set()
+        while (hit := self.pattern.search(text, pos)) is not None:
+            start, pos = hit.start(), hit.end()
+            state = liveness(text, safe, start)
+            if state == "comment":
+                pos = safe = line_end(text, pos)
+                continue
+            if state == "quoted":
+                continue
+            safe = start
+            if (environment := hit["environment"]) is not None:
+                if environment == "document":
+                    self.begun = True
+                elif environment not in unclosed:
+                    end = text.find(f"\\end{{{environment}}}", pos)
+                    unclosed |= {environment} if end < 0 else set()
+                    pos = safe = max(pos, end)
+                continue
+            self.num_inclusions += 1
+            if self.num_inclusions > MAX_INCLUSIONS:
+                raise TooLarge(f"more than {MAX_INCLUSIONS:,} inclusions")
+            defined_end = self.definition_around(text, start, hit["command"])
+            if defined_end:
+                pos = safe = defined_end
+                continue
+            if hit["command"] == "endinput":
+                if not inside_condition(text, start):
+                    out.append(text[copied:start])
+                    copied, text = pos, text[: line_end(text, pos)]
+                continue
+            replacement = self.replace(hit["command"], text, start, pos, base, depth)
+            if replacement is not None:
+                new, end = replacement
+                out += (text[copied:start], new)
+                copied = pos = safe = end
+        out.append(text[copied:])
+        return "".join(out)
+
+    def definition_around(self, text: str, start: int, command: str) -> int:
+        """The end of the definition that `start` stands in, 0 if none; such a macro is remembered as one that includes."""
+        window = text[max(0, start - MAX_LOOKBACK_CHARS) : start]
+        if "def" not in window and "ommand" not in window:
+            return 0
+        for define in reversed(list(DEFINE.finditer(text, start - len(window), start))):
+            head = definition_head(text, define)
+            if head is None or head[2] >= start:
+                continue
+            name, arguments, brace = head
+            self.look(start - brace)
+            if closing_brace(text, brace, start) >= 0:
+                continue
+            self.look(MAX_DEFINITION_CHARS)
+            end = closing_brace(text, brace, brace + MAX_DEFINITION_CHARS)
+            if end < 0:
+                continue
+            if command not in (*PACKAGES, *CLASSES, "endinput") and len(self.macros) < MAX_MACROS:
+                self.macros[name] = Macro(arguments, text[brace + 1 : end])
+                self.pattern = command_pattern((*self.macros, *self.aliases))
+            return end + 1
+        return 0
+
+    def replace(
+        self, command: str, text: str, start: int, pos: int, base: str | None, depth: int
+    ) -> tuple[str, int] | None:
+        """What stands in place of an inclusion, and the position behind it; None where the command stays as it is."""
+        if (let := LET.search(text, max(0, start - 80), start)) is not None and command not in self.macros:
+            self.aliases[let[1]] = self.aliases.get(command, command)
+            self.pattern = command_pattern((*self.macros, *self.aliases))
+            return None
+        if BEING_DEFINED.search(text, max(0, start - 80), start):
+            return None
+        if depth > MAX_DEPTH:
+            self.warn(f"inclusions nested more than {MAX_DEPTH} deep")
+            return "", pos
+        if (macro := self.macros.get(command)) is not None:
+            called = call_macro(macro, text, pos)
+            if called is None:
+                return None
+            self.count(len(called[0]))
+            return self.expand(called[0], base, depth + 1), called[1]
+        command = self.aliases.get(command, command)
+        if command in READS:
+            return self.read(command, text, pos, base, depth)
+        if command in IMPORTS:
+            return self.read_import(command, text, pos, base, depth)
+        if command in TESTS:
+            return self.test(command, text, pos, base, depth)
+        if command == "includeonly" and (match := NAME.match(text, pos)) is not None:
+            self.only = {stem_of(name) for name in match[1].split(",")}
+            return "", match.end()
+        if command in PACKAGES or command in CLASSES:
+            return self.load(command, text, start, pos, base, depth)
+        return None
+
+    def read(self, command: str, text: str, pos: int, base: str | None, depth: int) -> tuple[str, int] | None:
+        r"""\input{name}, \input name and their like."""
+        argument = braced(text, pos)
+        if argument is None and command.endswith("input") and (bare := BARE_NAME.match(text, pos)) is not None:
+            argument = bare[1] or bare[2], bare.end()
+        if argument is None or "#" in argument[0]:
+            return None
+        name, end = self.plain_name(argument[0]), argument[1]
+        if self.only is not None and command == "include" and stem_of(name) not in self.only:
+            return "", end
+        found = self.find(name, base)
+        if found is None:
+            return self.missing(name, end)
+        if SYSTEM_FILES.fullmatch(posixpath.basename(found)) and b"\\catcode" in self.archive.files.get(found, b""):
+            return None
+        if command.startswith("subfile"):
+            base = posixpath.dirname(found)
+        return joined(self.file(found, base, depth), text, end, command in PARAGRAPHS)
+
+    def read_import(self, command: str, text: str, pos: int, base: str | None, depth: int) -> tuple[str, int] | None:
+        r"""\import{folder}{name}: inside it, names are relative to that folder; \subimport's folder to the one before."""
+        folder = braced(text, pos)
+        argument = None if folder is None else braced(text, folder[1])
+        if folder is None or argument is None or "#" in folder[0] + argument[0]:
+            return None
+        outer = base if base is not None and command.startswith("sub") else self.home
+        inner = member_name(outer, self.plain_name(folder[0]))
+        found = self.find(self.plain_name(argument[0]), inner)
+        if found is None:
+            return self.missing(f"{inner}/{argument[0]}", argument[1])
+        return joined(self.file(found, inner, depth), text, argument[1], command in PARAGRAPHS)
+
+    def test(self, command: str, text: str, pos: int, base: str | None, depth: int) -> tuple[str, int] | None:
+        r"""\IfFileExists{name}{then}{else} and \InputIfFileExists, where the archive can tell."""
+        arguments = []
+        for _ in range(3):
+            argument = braced(text, pos)
+            if argument is None:
+                return None
+            arguments.append(argument[0])
+            pos = argument[1]
+        name, then, otherwise = arguments
+        found = self.find(self.plain_name(name), base)
+        if found is None and suffix_of(name) not in SUFFIXES:
+            return None  # a package's file, which TeX may have
+        if found is None:
+            return self.expand(otherwise, base, depth + 1), pos
+        content = self.file(found, base, depth) if command == "InputIfFileExists" else ""
+        return self.expand(then, base, depth + 1) + content, pos
+
+    def load(
+        self, command: str, text: str, start: int, pos: int, base: str | None, depth: int
+    ) -> tuple[str, int] | None:
+        r"""\usepackage, \documentclass and their like: the author's own files come in behind or in place of the command."""
+        match = LOADED.match(text, pos)
+        if match is None:
+            return None
+        named = match[2] if command != "documentstyle" else f"{match[1] or ''},{match[2]}"
+        names = [name for name in (self.plain_name(part) for part in COMMENT.sub("", named).split(",")) if name]
+        suffixes = (".sty",) if command in PACKAGES else (".sty", ".cls") if command == "documentstyle" else (".cls",)
+        own = {name: found for name in names if (found := self.find_own_style(name, base, suffixes)) is not None}
+        if not own:
+            return None
+        block = "".join(self.style(found, depth) for found in own.values())
+        if command not in PACKAGES:
+            return text[start : match.end()] + block, match.end()
+        others = ",".join(name for name in names if name not in own)
+        options = "" if match[1] is None else f"[{match[1]}]"
+        return (f"\\{command}{options}{{{others}}}" if others else "") + block, match.end()
+
+    def find_own_style(self, name: str, base: str | None, suffixes: Sequence[str]) -> str | None:
+        """The archive's file for a package or class, unless it is a published one."""
+        if PUBLISHED_STYLES.fullmatch(posixpath.basename(name)):
+            return None
+        found = self.find(name, base, suffixes)
+        return found if found in self.archive.files else None
+
+    def style(self, name: str, depth: int) -> str:
+        r"""The text of a package or class, between \makeatletter and \makeatother; '' the second time."""
+        if name in self.loaded:
             return ""
+        self.loaded.add(name)
+        self.in_style += 1
+        self.open.append(name)
+        text = self.expand(COMMENT_LINE.sub("", self.text_of(name)), None, depth + 1)
+        self.open.pop()
+        self.in_style -= 1
+        text = text if text.endswith("\n") else text + "\n"
+        return text if self.in_style else f"\n\\makeatletter\n{text}\\makeatother\n"
 
-        return INPUT.sub(replace, files[name])
+    def file(self, name: str, base: str | None, depth: int) -> str:
+        """The text of an included file, its own inclusions replaced; '' for pictures and what includes itself."""
+        if name not in self.archive.files or PICTURE.search(name):
+            return ""
+        if name in self.open:
+            self.warn(f"{name} includes itself")
+            return ""
+        if suffix_of(name) in (".sty", ".cls"):
+            return self.style(name, depth)
+        text = self.text_of(name)
+        if self.begun and (begin := BEGIN_DOCUMENT.search(text)) is not None:
+            end = END_DOCUMENT.search(text, begin.end())
+            text = definitions_in(text[: begin.start()]) + text[begin.end() : None if end is None else end.start()]
+        self.open.append(name)
+        text = self.expand(text, base, depth + 1)
+        self.open.pop()
+        return text
 
-    return Extracted(flatten(main, (main,)), main, (), len(files[main]))
+    def missing(self, name: str, end: int) -> tuple[str, int] | None:
+        """A file that the archive lacks: TeX's own stay as commands, others go, with a warning."""
+        if SYSTEM_FILES.fullmatch(posixpath.basename(name)):
+            return None
+        if name and suffix_of(name) != ".bbl":
+            self.warn(f"{name} is missing")
+        return "", end
+
+    def find(self, name: str, base: str | None, suffixes: Sequence[str] = SUFFIXES) -> str | None:
+        """The archive's name of the file that an inclusion means.
+
+        Looked for below the folder of \import, where TeX runs, where the including file lies and at the top; then without
+        regard to case; then by its last part alone, if only one file has it (an absolute path on the author's machine).
+        """
+        if not name:
+            return None
+        folders = dict.fromkeys((self.home if base is None else base, self.home, posixpath.dirname(self.open[-1]), ""))
+        paths = [member_name(folder, name + suffix) for folder in folders for suffix in suffixes]
+        for path in paths:
+            if path in self.archive.kinds:
+                return path
+        for path in paths:
+            if path.lower() in self.by_lower:
+                return self.by_lower[path.lower()]
+        last = posixpath.basename(name).lower()
+        return next((found for suffix in suffixes if (found := self.by_base.get(last + suffix))), None)
+
+    def plain_name(self, name: str) -> str:
+        """A file's name with comments, quotes and macros in it resolved: '\\jobname-body' -> 'paper-body'."""
+        name = COMMENT.sub("", name)
+        if "\\" in name:
+            name = SIMPLE_MACRO.sub(lambda match: self.simple_macro(match[1]), name)
+        return " ".join(name.replace("{", "").replace("}", "").replace('"', "").split())
+
+    def simple_macro(self, name: str) -> str:
+        """What a macro without arguments stands for, as the last definition in the files read so far says; '' if none does."""
+        if name == "jobname":
+            return stem_of(self.main)
+        if name == "space":
+            return " "
+        pattern = re.compile(
+            rf"\\(?:[gex]?def|(?:re|provide)?newcommand\*?)\s*\{{?\s*\\{name}\s*\}}?\s*\{{([^{{}}]{{0,500}})\}}"
+        )
+        self.look(sum(map(len, self.texts.values())))
+        values = [match[1] for text in self.texts.values() for match in pattern.finditer(text)]
+        return values[-1] if values else ""
 
 
-def _decode(raw: bytes) -> str:
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError:
-        text = raw.decode("latin-1")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+def command_pattern(names: Iterable[str]) -> re.Pattern[str]:
+    """The commands that `expand` stops at, the author's macros and aliases among them."""
+    return re.compile(COMMAND % "".join("|" + re.escape(name) for name in names))
+
+
+def braced(text: str, pos: int) -> tuple[str, int] | None:
+    """The argument in braces at `pos` and the position behind it."""
+    match = NAME.match(text, pos)
+    if match is not None:
+        return match[1], match.end()
+    start = next((i for i in range(pos, min(pos + 200, len(text))) if not text[i].isspace()), pos)
+    if not text.startswith("{", start):
+        return None
+    end = closing_brace(text, start, start + MAX_DEFINITION_CHARS)
+    return None if end < 0 else (text[start + 1 : end], end + 1)
+
+
+def joined(content: str, text: str, end: int, paragraphs: bool) -> tuple[str, int]:
+    """An included file's text as it stands in its place before text[end:], and `end`.
+
+    TeX ends the file's last line, then goes on in the line of the command: no blank line where the author left none.
+    """
+    if paragraphs:
+        return f"\n\n{content}\n\n", end
+    content = content.removesuffix("\n")
+    return (content if BLANK_REST.match(text, end) else content + "\n"), end
+
+
+def line_end(text: str, pos: int) -> int:
+    """The position of the newline that ends the line at `pos`, or of the end."""
+    end = text.find("\n", pos)
+    return len(text) if end < 0 else end
+
+
+def inside_condition(text: str, pos: int) -> bool:
+    """Whether more conditions open than close before `pos`, or a brace on its line: such an \\endinput is a guard."""
+    depth = sum(-1 if match[1] == "fi" else 1 for match in CONDITION.finditer(text, 0, pos))
+    line = text[text.rfind("\n", 0, pos) + 1 : pos]
+    return depth > 0 or line.count("{") > line.count("}")
+
+
+# --- command -----------------------------------------------------------------------------------------------------------
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = Parser(prog="extraction.py", description=__doc__)
+    parser.add_argument("--sources", nargs="+", required=True, type=Path, help="e-prints, folders of them, bulk tars")
+    parser.add_argument("--out", required=True, type=Path, help="JSON lines to write; rejects and funnel go beside it")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Flatten every e-print of the sources; print the funnel; every e-print is in one of the two files."""
+    options = parse_arguments(argv)
+    out: Path = options.out
+
+    counts: Counter[str] = Counter()
+    num_kept = 0
+    with (
+        Progress("extract", unit="e-prints") as progress,
+        atomic_write(out) as kept,
+        atomic_write(out.with_suffix(".rejects.jsonl")) as rejects,
+    ):
+        for eprint in iter_eprints(options.sources):
+            if isinstance(eprint, BrokenSource):
+                print(f"extract: {eprint.path}: {eprint.detail}; the rest of it is lost", file=sys.stderr)
+                counts["broken-source"] += 1
+                continue
+            head = {"id": eprint.id, "version": eprint.version, "name": eprint.name}
+            result = extract_source(eprint.data, eprint.name)
+            if isinstance(result, Rejection):
+                counts[result.reason] += 1
+                rejects.write(json_line({**head, "reason": result.reason, "detail": result.detail}))
+            else:
+                num_kept += 1
+                body = {"main": result.main, "source": result.source, "warnings": list(result.warnings)}
+                kept.write(json_line(head | body))
+            progress.update(1, kept=f"{100 * num_kept / (progress.count + 1):.0f}%")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
