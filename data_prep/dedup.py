@@ -18,10 +18,10 @@ Two passes, made for 1.5 million documents. `sign` turns a text into 280 bytes, 
   that is similar to it. Papers that are added later are younger, so they move nothing.
 """
 
-import argparse
 import functools
 import gzip
 import hashlib
+import itertools
 import json
 import re
 import sys
@@ -39,7 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.cli import Parser, Progress, UserError, atomic_write, need_file, run
-from data_prep.records import NEW_ID, OLD_ID, Rejection, json_line, training_text
+from data_prep.records import NEW_ID, OLD_ID, Rejection, json_line
 
 Hashes = NDArray[np.uint64]
 
@@ -72,7 +72,7 @@ LAYOUT_COMMANDS = (
     "tt sf left right middle big bigl bigr bigg biggl biggr quad qquad displaystyle textstyle scriptstyle limits nolimits "
     "centering footnote hspace vspace hfill vfill newpage clearpage pagebreak linebreak newline nonumber notag tiny "
     "footnotesize small normalsize large huge"
-).split()
+)
 
 
 # Words --------------------------------------------------------------------------------------------------------------------
@@ -130,6 +130,8 @@ def blocks(data: bytes) -> Iterator[bytes]:
         if end < len(data):
             cut = max(data.rfind(b" ", start, end), data.rfind(b"\n", start, end)) + 1
             end = cut if cut > start else end
+            while data[end] & 0xC0 == 0x80:
+                end -= 1  # not within a character
         yield b" " + data[start:end] + b" "
         start = end
 
@@ -168,10 +170,10 @@ def layout_words(
     commands = np.flatnonzero(codes[starts - 1] == ord("\\"))
     if not len(commands):
         return None
-    layout_hashes, begin_end = layout_tables()
+    layout, begin_end = layout_tables()
     found = np.zeros(len(starts), np.bool_)
-    found[commands[np.isin(hashes[commands], layout_hashes)]] = True
-    names = commands[np.isin(hashes[commands], begin_end)] + 1
+    found[commands[layout.find(hashes[commands])[0]]] = True
+    names = commands[begin_end.find(hashes[commands])[0]] + 1
     names = names[names < len(starts)]
     names = names[(starts[names] == ends[names - 1] + 1) & (codes[ends[names - 1]] == ord("{"))]
     found[names] = True
@@ -179,13 +181,13 @@ def layout_words(
 
 
 @functools.cache
-def layout_tables() -> tuple[Hashes, Hashes]:
+def layout_tables() -> "tuple[HashTable, HashTable]":
     """The hashes of all LAYOUT_COMMANDS, and of the two that are followed by an environment's name."""
 
-    def table(names: Sequence[str]) -> Hashes:
-        return np.concatenate([block_words(f" {name} ".encode())[2] for name in names])
+    def table(names: str) -> HashTable:
+        return HashTable(np.sort(block_words(f" {names} ".encode())[2]))
 
-    return table(LAYOUT_COMMANDS), table(["begin", "end"])
+    return table(LAYOUT_COMMANDS), table("begin end")
 
 
 def word_hashes(text: str) -> Hashes:
@@ -208,7 +210,7 @@ def normalised_text(text: str) -> str:
         for block in blocks(folded_bytes(text))
         for start, end in zip(*(ends.tolist() for ends in block_words(block)[:2]), strict=True)
     ]
-    return b" ".join(words).decode("utf-8", "surrogatepass").lower()
+    return b" ".join(words).lower().decode("utf-8", "surrogatepass")
 
 
 def ngram_hashes(words: Hashes, length: int) -> Hashes:
@@ -237,6 +239,24 @@ def jaccard(left: Hashes, right: Hashes) -> float:
     both = np.sort(np.concatenate([left, right]))
     shared = int(np.count_nonzero(both[1:] == both[:-1]))
     return shared / (total - shared)
+
+
+class HashTable:
+    """Sorted hashes, and which of many others are among them: a table of bits answers "no" before a search is made."""
+
+    def __init__(self, hashes: Hashes) -> None:
+        self.hashes = hashes
+        num_bits = max(8 * len(hashes), 8).bit_length()
+        self.shift = np.uint64(64 - num_bits)
+        self.maybe = np.zeros(1 << num_bits, np.bool_)
+        self.maybe[hashes >> self.shift] = True
+
+    def find(self, values: Hashes) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Positions of the values that are in the table, and where in `hashes` each stands first."""
+        where = np.flatnonzero(self.maybe[values >> self.shift])
+        at = np.searchsorted(self.hashes, values[where])
+        hit = self.hashes[np.minimum(at, len(self.hashes) - 1)] == values[where] if len(self.hashes) else at < 0
+        return where[hit], at[hit]
 
 
 # Signatures ---------------------------------------------------------------------------------------------------------------
@@ -269,15 +289,15 @@ def minhash_slots(grams: Hashes) -> NDArray[np.uint16]:
     return best.astype(np.uint16)
 
 
-def sign(text: str) -> np.void:
+def sign(text: str) -> Any:
     """The signature of a text: a scalar of dtype SIGNATURE, 280 bytes. Collect with `np.array(list, dtype=SIGNATURE)`."""
     words = word_hashes(text)
     grams = ngram_hashes(words, min(SHINGLE_WORDS, max(len(words), 1)))
-    signature = np.zeros((), SIGNATURE)
+    signature = np.zeros(1, SIGNATURE)
     signature["slots"] = minhash_slots(grams)
     signature["digest"] = np.frombuffer(hashlib.blake2b(words.tobytes(), digest_size=16).digest(), np.uint64)
     signature["num_shingles"], signature["num_words"] = len(grams), len(words)
-    return signature[()]
+    return signature[0]
 
 
 def estimated_jaccard(left: NDArray[np.uint16], right: NDArray[np.uint16]) -> NDArray[np.float64]:
@@ -340,6 +360,16 @@ def id_order(paper_id: str) -> str:
     return f"9999 {paper_id}"
 
 
+def ages(ids: Sequence[str]) -> NDArray[np.int64]:
+    """0 for the oldest id, 1 for the next, as `id_order` has them; equal ids are of the same age. int64 [len(ids)]."""
+    keys = [id_order(paper_id) for paper_id in ids]
+    order = sorted(range(len(ids)), key=keys.__getitem__)
+    age = np.empty(len(ids), np.int64)
+    if order:
+        age[order] = np.cumsum([0] + [keys[left] != keys[right] for left, right in itertools.pairwise(order)])
+    return age
+
+
 def cluster(
     signatures: NDArray[Any],
     ids: Sequence[str],
@@ -352,17 +382,17 @@ def cluster(
 
     `signatures`: SIGNATURE [n], of the same texts that `text_of(index)` returns; it is asked only for candidates, grouped by
     the document that would be kept. The result does not depend on the order of the input, only on ids, versions and texts;
-    documents with equal id and version should have been reduced to one before.
+    of documents with equal ids and versions, the words decide.
     """
     num = len(signatures)
-    age = np.empty(num, np.int64)
-    age[sorted(range(num), key=lambda index: id_order(ids[index]))] = np.arange(num)
-    newest = -np.array([version or 0 for version in versions], dtype=np.int64)
-    by_rank = np.lexsort((age, -signatures["num_words"].astype(np.int64), newest))
+    age = ages(ids)
+    newest = np.array([version or 0 for version in versions], dtype=np.int64)
+    digests = signatures["digest"]
+    by_rank = np.lexsort((digests[:, 1], digests[:, 0], age, -signatures["num_words"].astype(np.int64), -newest))
     rank = np.empty(num, np.int64)
     rank[by_rank] = np.arange(num)
 
-    same = exact_groups(signatures["digest"], rank, by_rank)
+    same = exact_groups(digests, rank)
     oldest = np.arange(num)  # the oldest document with the very words of this one
     for index in np.flatnonzero(same != np.arange(num)):
         if age[index] < age[oldest[same[index]]]:
@@ -370,7 +400,7 @@ def cluster(
 
     duplicate_of, similarity, first = same.copy(), np.ones(num, np.float32), oldest.copy()
     active = by_rank[(same[by_rank] == by_rank) & (signatures["num_shingles"][by_rank] > 0)]
-    set_of = functools.lru_cache(maxsize=512)(lambda index: shingles(word_hashes(text_of(index))))
+    set_of = functools.lru_cache(maxsize=4)(lambda index: shingles(word_hashes(text_of(index))))  # a book's set is 8 MB
     for left, right in candidates(signatures["slots"], active, threshold):
         if duplicate_of[left] != left:
             continue  # dropped itself: what it would have dropped is compared with kept documents only
@@ -387,7 +417,7 @@ def cluster(
     return Clusters(duplicate_of, similarity, exact, first[duplicate_of])
 
 
-def exact_groups(digests: Hashes, rank: NDArray[np.int64], by_rank: NDArray[np.int64]) -> NDArray[np.int64]:
+def exact_groups(digests: Hashes, rank: NDArray[np.int64]) -> NDArray[np.int64]:
     """For each document the best one with the same digest (uint64 [n, 2]), int64 [n]; itself where it is the best."""
     order = np.lexsort((rank, digests[:, 1], digests[:, 0]))
     ordered = digests[order]
@@ -471,12 +501,9 @@ def leak_sample(text: str) -> Hashes:
 def leak(train: Iterable[Hashes], val: Hashes, val_offsets: NDArray[np.int64]) -> Leak:
     """Compare val with train: `train` in pieces of any size, `val` joined, document i at val[val_offsets[i]:val_offsets[i + 1]]."""
     wanted, where = np.unique(val, return_inverse=True)
-    seen = np.zeros(len(wanted), np.bool_)
+    table, seen = HashTable(wanted), np.zeros(len(wanted), np.bool_)
     for piece in train:
-        at = np.searchsorted(wanted, piece)
-        at = at[at < len(wanted)] if not len(wanted) else np.minimum(at, len(wanted) - 1)
-        if len(at):
-            seen[at[wanted[at] == piece]] = True
+        seen[table.find(piece)[1]] = True
     sums = np.append(0, np.cumsum(seen[where]))
     counts = np.diff(val_offsets)
     return Leak((sums[val_offsets[1:]] - sums[val_offsets[:-1]]) / np.maximum(counts, 1))
@@ -529,105 +556,204 @@ def telling(words: Sequence[str]) -> bool:
     return 2 * len(real) >= len(words) and len(set(real)) >= 6
 
 
-@dataclass(frozen=True)
 class BenchmarkIndex:
     """The 13-grams of benchmark questions; a document that holds one is contaminated.
 
-    A question of 8 to 12 words is looked for whole, by its first 8 words and then all; a shorter one is not.
-    `grams`: uint64 [n], sorted; `owners`: int32 [n], the question of each; `short_heads`, `short_wholes`, `short_lengths`,
-    `short_owners`: the same for short questions, sorted by head; `names`: one for each question.
+    A question of 8 to 12 words is looked for whole, by its first 8 words and then all of them; a shorter one is not.
+    `arrays` holds: `grams` uint64 [n], sorted, `gram_owners` int32 [n], the question of each; `heads`, `wholes` uint64 [m],
+    `lengths`, `head_owners` int32 [m], the same for short questions, sorted by head; `names` str [num_questions], each
+    `file:record`; `num_skipped` int, questions that say too little to be looked for.
     """
 
-    grams: Hashes
-    owners: NDArray[np.int32]
-    short_heads: Hashes
-    short_wholes: Hashes
-    short_lengths: NDArray[np.int32]
-    short_owners: NDArray[np.int32]
-    names: tuple[str, ...]
-    num_skipped: int
+    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.arrays = dict(arrays)
+        self.grams, self.heads = HashTable(self.arrays["grams"]), HashTable(self.arrays["heads"])
 
     @classmethod
     def build(cls, paths: Sequence[Path]) -> "BenchmarkIndex":
-        """Read the files and index their questions. 20,000 questions make about 15 MB and take some seconds."""
+        """Read the files and index their questions: for 30,000 questions some seconds, then 20 MB."""
         names: list[str] = []
-        grams: list[Hashes] = []
-        owners: list[NDArray[np.int32]] = []
+        grams: list[Hashes] = [np.zeros(0, np.uint64)]
+        owners: list[NDArray[np.int32]] = [np.zeros(0, np.int32)]
         short: list[tuple[int, int, int, int]] = []
         num_skipped = 0
-        for path in paths:
-            for name, question in benchmark_questions(path):
-                hashes, words = word_hashes(question), normalised_text(question).split(" ")
-                owner = len(names)
-                names.append(name)
-                if len(hashes) >= OVERLAP_WORDS:
-                    runs = range(len(hashes) - OVERLAP_WORDS + 1)
-                    said = np.array([telling(words[start : start + OVERLAP_WORDS]) for start in runs])
-                    grams.append(ngram_hashes(hashes, OVERLAP_WORDS)[said])
-                    owners.append(np.full(len(grams[-1]), owner, np.int32))
-                elif len(hashes) >= SHORT_QUESTION_WORDS and telling(words):
-                    head = ngram_hashes(hashes[:SHORT_QUESTION_WORDS], SHORT_QUESTION_WORDS)[0]
-                    short.append((int(head), int(ngram_hashes(hashes, len(hashes))[0]), len(hashes), owner))
-                else:
-                    num_skipped += 1
-        every = np.concatenate([*grams, np.zeros(0, np.uint64)])
-        unique, at = np.unique(every, return_index=True)
-        short.sort()
-        columns = list(zip(*short, strict=True)) or [(), (), (), ()]
-        return cls(
-            unique,
-            np.concatenate([*owners, np.zeros(0, np.int32)])[at],
-            np.array(columns[0], np.uint64),
-            np.array(columns[1], np.uint64),
-            np.array(columns[2], np.int32),
-            np.array(columns[3], np.int32),
-            tuple(names),
-            num_skipped,
+        for name, question in itertools.chain.from_iterable(map(benchmark_questions, paths)):
+            hashes, words = word_hashes(question), normalised_text(question).split(" ")
+            if len(hashes) >= OVERLAP_WORDS:
+                runs = range(len(hashes) - OVERLAP_WORDS + 1)
+                telling_runs = np.array([telling(words[start : start + OVERLAP_WORDS]) for start in runs])
+                grams.append(ngram_hashes(hashes, OVERLAP_WORDS)[telling_runs])
+                owners.append(np.full(len(grams[-1]), len(names), np.int32))
+            elif len(hashes) >= SHORT_QUESTION_WORDS and telling(words):
+                head, whole = (
+                    int(ngram_hashes(hashes[:length], length)[0]) for length in (SHORT_QUESTION_WORDS, len(hashes))
+                )
+                short.append((head, whole, len(hashes), len(names)))
+            else:
+                num_skipped += 1
+            names.append(name)
+        unique, at = np.unique(np.concatenate(grams), return_index=True)
+        heads, wholes, lengths, head_owners = zip(*sorted(short), strict=True) if short else ((), (), (), ())
+        arrays: dict[str, NDArray[Any]] = {"grams": unique, "gram_owners": np.concatenate(owners)[at]}
+        arrays |= {"heads": np.array(heads, np.uint64), "wholes": np.array(wholes, np.uint64)}
+        arrays |= {"lengths": np.array(lengths, np.int32), "head_owners": np.array(head_owners, np.int32)}
+        return cls(arrays | {"names": np.array(names, np.str_), "num_skipped": np.array(num_skipped)})
+
+    def save(self, path: Path) -> None:
+        """Write the index to an .npz file, for workers to load."""
+        with atomic_write(path, "wb") as file:
+            np.savez(file, **self.arrays)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: Path) -> "BenchmarkIndex":
+        """The index that `save` wrote."""
+        with np.load(path) as arrays:
+            return cls({name: arrays[name] for name in arrays.files})
+
+    def sentence(self) -> str:
+        """What is looked for, in one line for people."""
+        num_grams, num_short = len(self.arrays["grams"]), len(self.arrays["heads"])
+        return (
+            f"{len(self.arrays['names']):,} benchmark questions: {num_grams:,} runs of {OVERLAP_WORDS} words, {num_short:,} short "
+            f"questions whole, {int(self.arrays['num_skipped']):,} too short or without words"
         )
 
     def check(self, text: str) -> Rejection | None:
         """None, or the rejection of a document that holds a question; its detail names the question."""
         words = word_hashes(text)
-        owner = self.long_match(ngram_hashes(words, OVERLAP_WORDS))
-        if owner is None:
-            owner = self.short_match(words)
-        return None if owner is None else Rejection("contaminated", f"holds {self.names[owner]}")
+        owner = self.long_match(words)
+        owner = self.short_match(words) if owner is None else owner
+        return (
+            None if owner is None else Rejection("contaminated", f"holds a question of {self.arrays['names'][owner]}")
+        )
 
-    def long_match(self, grams: Hashes) -> int | None:
-        """The question of the first 13-gram that is in the index."""
-        if not len(self.grams) or not len(grams):
-            return None
-        at = np.minimum(np.searchsorted(self.grams, grams), len(self.grams) - 1)
-        hits = np.flatnonzero(self.grams[at] == grams)
-        return int(self.owners[at[hits[0]]]) if len(hits) else None
+    def long_match(self, words: Hashes) -> int | None:
+        """The question of the document's first 13-gram that is in the index."""
+        _, at = self.grams.find(ngram_hashes(words, OVERLAP_WORDS))
+        return int(self.arrays["gram_owners"][at[0]]) if len(at) else None
 
     def short_match(self, words: Hashes) -> int | None:
         """The first short question that stands whole in the document."""
-        heads = ngram_hashes(words, SHORT_QUESTION_WORDS)
-        for position in np.flatnonzero(np.isin(heads, self.short_heads)):
-            low, high = np.searchsorted(self.short_heads, [heads[position], heads[position] + np.uint64(1)])
-            for entry in range(low, high):
-                length = int(self.short_lengths[entry])
-                whole = ngram_hashes(words[position : position + length], length)
-                if len(whole) and whole[0] == self.short_wholes[entry]:
-                    return int(self.short_owners[entry])
+        positions, entries = self.heads.find(ngram_hashes(words, SHORT_QUESTION_WORDS))
+        heads, wholes, lengths = (self.arrays[name] for name in ("heads", "wholes", "lengths"))
+        for position, first in zip(positions.tolist(), entries.tolist(), strict=True):
+            for entry in range(first, int(np.searchsorted(heads, heads[first], side="right"))):
+                length = int(lengths[entry])
+                if wholes[entry] in ngram_hashes(words[position : position + length], length):
+                    return int(self.arrays["head_owners"][entry])
         return None
 
 
 # Command line -------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class Lines:
-    """Where the records of some JSON-lines files lie: file and byte offset of each, so that memory holds no text."""
+    """The records of JSON-lines files, by number, read again when asked for: memory holds where they lie, not their texts."""
 
-    paths: Sequence[Path]
-    file_numbers: list[int]
-    offsets: list[int]
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+        self.places: list[tuple[int, int]] = []  # file number, byte offset
 
-    def read(self, index: int) -> dict[str, Any]:
-        """The record with this index."""
-        with self.paths[self.file_numbers[index]].open("rb") as file:
-            file.seek(self.offsets[index])
-            record: dict[str, Any] = json.loads(file.readline())
-            return record
+    def scan(self) -> Iterator[dict[str, Any]]:
+        """All records, once, in order; from then on `line` knows them. UserError for a line without `id` and `text`."""
+        for file_number, path in enumerate(self.paths):
+            with need_file(path, "input").open("rb") as file:
+                offset = 0
+                for number, line in enumerate(file, 1):
+                    if not line.isspace():
+                        self.places.append((file_number, offset))
+                        yield parse_record(line, f"{path}, line {number}")
+                    offset += len(line)
+
+    def line(self, index: int) -> bytes:
+        """The bytes of a record's line."""
+        file_number, offset = self.places[index]
+        with self.paths[file_number].open("rb") as file:
+            file.seek(offset)
+            return file.readline()
+
+    def text(self, index: int) -> str:
+        """The text of a record."""
+        return str(json.loads(self.line(index))["text"])
+
+
+def parse_record(line: bytes, place: str) -> dict[str, Any]:
+    """The record of a line; UserError where it is none."""
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{place}: not JSON ({error})") from None
+    if not isinstance(record, dict) or not isinstance(record.get("id"), str) or not isinstance(record.get("text"), str):
+        raise UserError(f"{place}: an object with strings `id` and `text` is needed")
+    return record
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Drop duplicates and contaminated documents from JSON-lines files of records."""
+    parser = Parser(description=__doc__)
+    parser.add_argument(
+        "--input", type=Path, nargs="+", required=True, help="JSON lines with id, text and, if known, version"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the kept lines, unchanged; beside it <out>.rejects.jsonl"
+    )
+    parser.add_argument(
+        "--jaccard", type=float, default=THRESHOLD, help="similarity of near duplicates (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--decontaminate", type=Path, nargs="+", default=[], help="benchmark files: JSON lines or array, or .gz"
+    )
+    args = parser.parse_args(argv)
+    if not 0.5 <= args.jaccard <= 1:
+        raise UserError(
+            f"--jaccard {args.jaccard}: a similarity from 0.5 to 1 is needed, below that nothing is a duplicate"
+        )
+    index = BenchmarkIndex.build(args.decontaminate) if args.decontaminate else None
+    if index:
+        print(index.sentence(), file=sys.stderr)
+    kept, rejects = drop(Lines(args.input), index, args.jaccard, args.out)
+    print(
+        f"in {kept + sum(rejects.values()):,}, kept {kept:,}"
+        + "".join(f", {name} {num:,}" for name, num in sorted(rejects.items()))
+    )
+    return 0
+
+
+def drop(lines: Lines, index: BenchmarkIndex | None, threshold: float, out: Path) -> tuple[int, Counter[str]]:
+    """Write the kept records to `out` and the others' reasons beside it; returns the number kept and counts by reason."""
+    signatures, ids, versions, found = [], [], [], []
+    with Progress("sign", unit="documents") as progress:
+        for record in lines.scan():
+            ids.append(record["id"])
+            versions.append(record.get("version"))
+            found.append(index.check(record["text"]) if index else None)
+            signatures.append(sign(record["text"]))
+            progress.update()
+    clean = [
+        number for number, rejection in enumerate(found) if rejection is None
+    ]  # a contaminated text takes no clean one with it
+    clean_ids = [ids[number] for number in clean]
+    clusters = cluster(
+        np.array([signatures[number] for number in clean], SIGNATURE),
+        clean_ids,
+        [versions[number] for number in clean],
+        lambda number: lines.text(clean[number]),
+        threshold=threshold,
+    )
+    for place, number in enumerate(clean):
+        found[number] = clusters.rejection(place, clean_ids)
+    rejects_path = out.with_name(f"{out.name.removesuffix('.jsonl')}.rejects.jsonl")
+    with atomic_write(out, "wb") as kept_file, atomic_write(rejects_path) as rejects_file:
+        for number, rejection in enumerate(found):
+            if rejection is None:
+                kept_file.write(lines.line(number).rstrip(b"\r\n") + b"\n")
+            else:
+                rejects_file.write(
+                    json_line({"id": ids[number], "reason": rejection.reason, "detail": rejection.detail})
+                )
+    counts = Counter(rejection.reason for rejection in found if rejection)
+    return len(found) - counts.total(), counts
+
+
+if __name__ == "__main__":
+    run(main)
