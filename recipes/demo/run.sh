@@ -21,8 +21,10 @@ say "3/6 text to tokens: $OUT/dataset/tokens"
 python data_prep/pack_tokens.py --dataset "$OUT/dataset" --tokenizer "$OUT/tokenizer"
 
 say "4/6 tokens to model: $OUT/hf"
-deepspeed --num_gpus 2 train.py --config recipes/demo/config.json --deepspeed-config recipes/demo/ds_config.json \
-    --dataset "$OUT/dataset" --tokenizer "$OUT/tokenizer" --out "$OUT"
+deepspeed --num_gpus 2 train.py --config recipes/demo/config.json \
+    --dataset "$OUT/dataset" --tokenizer "$OUT/tokenizer" --out "$OUT" \
+    --steps 80 --warmup-steps 10 --lr 2e-3 --seq-len 256 --micro-batch 4 --accumulation 2 \
+    --log-every 5 --eval-every 20 --eval-sequences 64 --save-every 10 --keep 2 --wandb off
 
 say "5/6 perplexity on the papers that training never saw"
 python evaluate.py perplexity --model "$OUT/hf" --dataset "$OUT/dataset"
