@@ -26,6 +26,7 @@ import json
 import re
 import sys
 import unicodedata
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -312,7 +313,7 @@ def to_datasketch(signature: Any) -> Any:
     """
     from datasketch import LeanMinHash
 
-    return LeanMinHash(seed=1, hashvalues=signature["slots"].astype(np.uint64))
+    return LeanMinHash(seed=1, hashvalues=signature["slots"].astype(np.uint64), scheme="legacy")
 
 
 # Clusters -----------------------------------------------------------------------------------------------------------------
@@ -401,16 +402,25 @@ def cluster(
     duplicate_of, similarity, first = same.copy(), np.ones(num, np.float32), oldest.copy()
     active = by_rank[(same[by_rank] == by_rank) & (signatures["num_shingles"][by_rank] > 0)]
     set_of = functools.lru_cache(maxsize=4)(lambda index: shingles(word_hashes(text_of(index))))  # a book's set is 8 MB
+
+    def real(left: int, right: int) -> float:
+        return jaccard(set_of(left), set_of(right))
+
+    passed_over: list[tuple[int, int]] = []
     for left, right in candidates(signatures["slots"], active, threshold):
         if duplicate_of[left] != left:
-            continue  # dropped itself: what it would have dropped is compared with kept documents only
-        value = jaccard(set_of(left), set_of(right))
-        if value < threshold:
-            continue
-        if duplicate_of[right] == right:
-            duplicate_of[right], similarity[right] = left, value
-        if age[oldest[right]] < age[first[left]]:
-            first[left] = oldest[right]
+            passed_over.append(
+                (left, right)
+            )  # dropped itself, so it drops nothing; but it may be the first of a cluster
+        elif duplicate_of[right] == right or age[oldest[right]] < age[first[left]]:
+            value = real(left, right)
+            if value >= threshold and duplicate_of[right] == right:
+                duplicate_of[right], similarity[right] = left, value
+            if value >= threshold and age[oldest[right]] < age[first[left]]:
+                first[left] = oldest[right]
+    for left, right in passed_over:
+        if duplicate_of[right] == right and age[oldest[left]] < age[first[right]] and real(left, right) >= threshold:
+            first[right] = oldest[left]
     exact = (same != np.arange(num)) & (duplicate_of[same] == same)
     similarity[~exact] = similarity[same[~exact]]
     duplicate_of = duplicate_of[same]
@@ -522,14 +532,16 @@ def benchmark_questions(path: Path) -> Iterator[tuple[str, str]]:
     The question is the first of QUESTION_KEYS that the record holds; Winogrande's are `context_options`, each joined with its
     `continuation`. Raises UserError for a file that is neither, or a record without any.
     """
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(need_file(path, "benchmark"), "rt", encoding="utf-8") as file:
-        try:
-            head = file.read(1)
-            file.seek(0)
-            records = json.load(file) if head == "[" else [json.loads(line) for line in file if line.strip()]
-        except (ValueError, OSError, EOFError) as error:
-            raise UserError(f"{path}: a benchmark is JSON lines or a JSON array of objects ({error})") from None
+    data = need_file(path, "benchmark").read_bytes()
+    try:
+        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8")
+        records = (
+            json.loads(text)
+            if text.lstrip()[:1] == "["
+            else [json.loads(line) for line in text.split("\n") if line.strip()]
+        )
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: a benchmark is JSON lines or a JSON array of objects ({error})") from None
     for number, record in enumerate(records, 1):
         questions = record_questions(record) if isinstance(record, Mapping) else []
         if not questions:
@@ -584,6 +596,7 @@ class BenchmarkIndex:
                 telling_runs = np.array([telling(words[start : start + OVERLAP_WORDS]) for start in runs])
                 grams.append(ngram_hashes(hashes, OVERLAP_WORDS)[telling_runs])
                 owners.append(np.full(len(grams[-1]), len(names), np.int32))
+                num_skipped += not telling_runs.any()
             elif len(hashes) >= SHORT_QUESTION_WORDS and telling(words):
                 head, whole = (
                     int(ngram_hashes(hashes[:length], length)[0]) for length in (SHORT_QUESTION_WORDS, len(hashes))

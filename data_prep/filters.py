@@ -169,7 +169,7 @@ WORK = r"(?:e-?prints?|preprints?|papers?|articles?|manuscripts?|submissions?|re
 OWN_WORK = r"(?:e-?prints?|preprints?|papers?|articles?|manuscripts?|versions?|notes?|ve)"  # a submission may be one to a journal
 WITHDRAWN = r"(?:withdrawn|withdrawed|withdrwan|withrawn|witdrawn|retracted)"
 GONE = rf"(?:{WITHDRAWN}|taken (?:out|down|off)|(?:removed|deleted) by (?:the )?(?:arxiv|authors?|administrators?|moderators?))"
-BE = r"(?:is|was|are|were|be|being|have|has|had|will be|should be|must be)(?: \w+)?(?: bee| been)?(?: \w+ly| now)?"
+BE = r"(?:(?:have|has|had)(?: \w+)?(?: bee| been)|is|was|are|were|being|will be|should be|must be|be)(?: \w+ly| now)?"
 # Between a subject and its verb: `this paper (math.CA) has been`, `the preprints X and Y are`, never `paper that has been`.
 FILLER = r"(?: (?!(?:that|which|who|to|of|in|by|we|on|for|from)\b)[^\s.;]+){0,3}?"
 WITHDRAWALS = tuple(
