@@ -301,6 +301,10 @@ def outcomes(
                     rejection = superseded.get(place) or Rejection(item["reason"], item["detail"])
                 else:
                     line, rejection = records.readline(), superseded.get(place)
+                    if not line.endswith(b"\n"):
+                        raise RuntimeError(
+                            f"{folder} has fewer records than it says; delete that folder, then run again"
+                        )
                 yield_number = number
                 if rejection is None:
                     rejection = clusters.rejection(number, papers.ids)

@@ -388,6 +388,14 @@ def remove_all_but(needed: set[str], job: Job) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def tell(manifest: dict[str, Any], timings: dict[str, Any]) -> None:
+    """The table on stdout; bugs of ours on stderr, since nobody reads the rejects of a run that seems well."""
+    print(funnel_table(manifest, timings))
+    if bugs := manifest["reasons"].get("internal-error"):
+        sample = manifest["samples"]["internal-error"][0]
+        print(f"{bugs:,} e-prints met a bug of ours, for example {sample['id']}: {sample['detail']}", file=sys.stderr)
+
+
 def is_finished(out: Path) -> bool:
     """Whether the corpus is there: the manifest, which is written last, and the files with the sizes that it tells."""
     if not (out / MANIFEST).exists() or not (out / TIMINGS).exists():
@@ -415,7 +423,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif args.num_shards is None:
             print(f"{args.out} is finished already; nothing was to be done", file=sys.stderr)
     if args.num_shards is None:
-        print(funnel_table(*(json.loads((args.out / name).read_text()) for name in (MANIFEST, TIMINGS))))
+        tell(*(json.loads((args.out / name).read_text()) for name in (MANIFEST, TIMINGS)))
     return EXIT_DONE
 
 

@@ -132,7 +132,7 @@ def groups(files: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
 
 
 def count_items(bulk_tar: Path) -> int:
-    """How many e-prints a bulk tar holds, from its headers alone (the data is seeked over)."""
+    """How many e-prints a bulk tar holds, by the standard library's reader, from its headers alone."""
     count = 0
     with contextlib.suppress(tarfile.TarError, OSError, EOFError), tarfile.open(bulk_tar) as tar:
         for member in tar:
@@ -306,9 +306,10 @@ def load_benchmarks(path: Path) -> BenchmarkIndex:
 
 
 def judge_all(job: Job, shard: Shard, writer: ShardWriter, clock: StageClock, should_stop: Callable[[], bool]) -> None:
-    """Read the shard's archives one after the other; every one leaves a line in items.jsonl."""
+    """Read the shard's archives one after the other; every one leaves a line in items.jsonl, or a RuntimeError is raised."""
     index = MetadataIndex(job.metadata_folder)
     benchmarks = load_benchmarks(job.benchmarks) if job.benchmarks else None
+    is_whole = shard.max_items is None
     for item in iter_eprints(shard.sources):
         clock.lap("read")
         if should_stop():
@@ -316,22 +317,23 @@ def judge_all(job: Job, shard: Shard, writer: ShardWriter, clock: StageClock, sh
         if shard.max_items is not None and writer.num_items >= shard.max_items:
             break
         if isinstance(item, BrokenSource):
-            name = Path(item.path).name
-            line = {
-                "id": name,
-                "version": None,
-                "name": name,
-                "bytes": 0,
-                "year": None,
-                "category": None,
-                "num_versions": None,
-            }
-            writer.add(line, Rejection("corrupt-archive", item.detail), clock)
+            is_whole = False
+            writer.add(broken_line(item), Rejection("corrupt-archive", item.detail), clock)
             continue
         paper = index.find(item.id)
         clock.lap("metadata")
         outcome = judge_safely(item, paper, job, benchmarks, clock)
         writer.add(item_line(item, shard, paper), outcome, clock)
+    expected = sum(count_items(source) if shard.is_bulk else 1 for source in shard.sources)
+    if is_whole and writer.num_items < expected:
+        raise RuntimeError(f"{shard.name} holds {expected} archives, {writer.num_items} were read: papers were lost")
+    clock.lap("read")
+
+
+def broken_line(broken: BrokenSource) -> dict[str, Any]:
+    """What is told of the rest of a bulk tar that cannot be read to its end."""
+    name = Path(broken.path).name
+    return {"id": name, "version": None, "name": name, "bytes": 0, "year": None, "category": None, "num_versions": None}
 
 
 def process_shard(job: Job, shard: Shard, should_stop: Callable[[], bool] = lambda: False) -> Done:
