@@ -17,7 +17,7 @@ import posixpath
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,28 +29,21 @@ from data_prep.archives import (
     BrokenSource,
     Eprint,
     Garbled,
-    declared_encoding,
     decode,
     iter_eprints,
     member_name,
     open_nested,
     read_archive,
+    stem_of,
     suffix_of,
 )
 from data_prep.cli import Parser, Progress, atomic_write, run
+from data_prep.flatten import BEGIN_DOCUMENT, END_DOCUMENT, MAX_INCLUSIONS, SUFFIXES, Flattener, TooLarge
 from data_prep.records import Rejection, json_line
 
 __all__ = ["BrokenSource", "Eprint", "Extracted", "extract_source", "iter_eprints", "main"]
 
-# Limits: time and memory stay bounded whatever a source says. TeX itself nests 15 files (texmf.cnf, max_in_open).
-MAX_SOURCE_CHARS = 16_000_000  # of the flattened text; the largest of the 237 real ones has 1.3 million
-MAX_INCLUSIONS = 20_000  # followed or tried; a textbook of 740 files needs 900
-MAX_DEPTH = 30  # files and macros within each other
-MAX_MACROS = 100  # author's macros around an inclusion; 20 of 237 real sources have one or two
-MAX_DEFINITION_CHARS = 20_000  # of such a macro's definition
-MAX_LOOKBACK_CHARS = 600  # how far before an inclusion the definition may begin that it stands in
-MAX_LOOKED_CHARS = 30_000_000  # read again in all while looking for definitions
-MAX_WARNINGS = 20
+# Limits
 MIN_CUT_CHARS = 2_000  # a main file cut short is used if that much of its body is there: the paper's smallest volume
 MAX_NOTICE_CHARS = 2_000  # only a body as short is looked at for a notice of withdrawal
 MAX_SHELL_WORDS = 100  # a document around PDF pages, or a notice of withdrawal, has fewer words of its own
@@ -68,6 +61,7 @@ INCLUDED = re.compile(
     rb"\\(?:input|include|subfile\w*|(?:sub)?(?:import|includefrom|inputfrom)\*?\s*\{[^{}]{0,500}\})(?![A-Za-z])"
     rb"\s*(?:\{\s*([^{}]{1,500}?)\s*\}|([^\s{}\\%]{1,500}))"
 )
+COMMENT_LINES = re.compile(rb"(?m)^[ \t]*%.*$")
 NOT_MAIN = re.compile(  # text files that are never the document
     r"(?i)\.(?:sty|cls|clo|def|fd|cfg|ldf|rtx|bbx|cbx|lbx|bbl|tikz|pgf|pdf_tex|pdf_t|pstex_t|eps_tex|fig|toc|lo[ft]|out|ind|gls|xml"
     r"|html?|css|js|json|ya?ml|csv|tsv|dat|py|c|h|cpp|f|f90|m|r|jl|sh|pl|java|hs|lean|v|agda|md|rst|ist|mf|mp|ins|dtx|spl|gitignore)$"
@@ -112,73 +106,6 @@ ONLY_REASONS = (
     ("dvi", "dvi-only"),
 )
 
-# Commands that bring in a file, by how they are written.
-READS = ("input", "@input", "@@input", "include", "subfile", "subfileinclude")  # {file}
-IMPORTS = ("import", "subimport", "includefrom", "inputfrom", "subincludefrom", "subinputfrom")  # {folder}{file}
-PACKAGES = ("usepackage", "RequirePackage", "RequirePackageWithOptions")  # [options]{names}
-CLASSES = ("documentclass", "documentstyle", "LoadClass", "LoadClassWithOptions")
-TESTS = ("IfFileExists", "InputIfFileExists")  # {file}{then}{else}
-PARAGRAPHS = ("include", "subfileinclude", "includefrom", "subincludefrom")  # these begin and end a page
-VERBATIM = "verbatim|Verbatim|BVerbatim|LVerbatim|lstlisting|minted|alltt|comment|filecontents|asy|pycode|spverbatim|tcblisting"
-SUFFIXES = (".tex", "", ".ltx", ".latex")  # what TeX and authors leave out; TeX tries .tex first
-
-# TeX's own files, which every installation has: they stay as commands.
-SYSTEM_FILES = re.compile(
-    r"(?i)(?:amstex|amsppt\w*|amssym\w*|harvmac|lanlmac|phyzzx|jnl|reforder|eqnorder|mssymb|epsfx?|psfig|epsfig|xy\w*|pictex|prepictex"
-    r"|postpictex|latexpicobjs|eplain|texinfo|tcilatex|tikz\w*|pgf\w*|pst\w*|pstricks|color|graphicx?|rotate|colordvi|dvipsnam|multicol"
-    r"|insbox|picmac|feynmf|axodraw\w*|diagrams|glyphtounicode\w*|ifpdf|ulem|size1[012]|cyracc|plainenc|miniltx|soul|hyperbasics)"
-    r"(?:\.(?:tex|sty|def))?"
-)
-# Classes and packages that TeX distributions and publishers hand out: layout, not the author's notation. An author's copy of one
-# stays out, so that a paper reads the same with and without it.
-PUBLISHED_STYLES = re.compile(
-    r"(?i)(?:article|report|book|letter|ams(?:art|book|proc|ppt\w*|math|symb|fonts|thm|cd|text)|latexsym|revtex\w*|revsymb\w*|aps\w*|aip\w*"
-    r"|aastex\w*|aas\w*|aa|emulateapj\w*|mn|mn2e|mnras|elsart\w*|elsarticle|cas-\w+|els\w*-cas\w*|ieee\w*|acm\w*|sig-?\w*alternate\w*|sigplan\w*"
-    r"|llncs\w*|lncs\w*|svjour\w*|svmult|svmono|sv\w+\d|svepj|svproc|sn-jnl|jhep\w*|jcappub|jinst\w*|pos|iop\w*|jpconf|birk\w*|ims\w*|imsart|pnas\w*"
-    r"|nature|scipost|quantumarticle|quantumview|lipics\w*|oasics\w*|lites\w*|dagman|eptcs|easychair|ceur\w*|\w*ceurws|webofc|epj\w*|ws-[\w-]+|wl\w+"
-    r"|frontiers\w*|mdpi|interact|tandf\w*|siam\w*|ltexpprt|gtart\w*|gtpart\w*|compositio|cern\w*|espcrc\w*|world_sci|sprocl|ptptex|kluwer\w*|kapproc"
-    r"|(?:nips|neurips|icml|iclr|aaai|ijcai|cvpr|iccv|eccv|bmvc|wacv|acl|naacl|naaclhlt|emnlp|coling|eacl|tacl|colm|uai|aistats|jmlr\w*?|interspeech)"
-    r"[\d_a-z-]*|spconf|usenix\w*|vldb\w*|selfarx|arxiv|accessibility\w*|cite|mcite\w*|natbib|bibunits|chapterbib|citesort|harvard|apacite|chicago"
-    r"|epsf|epsfig|psfig|graphicx?|graphics|trig|keyval|subfigure|subfig|subcaption|caption\w*|algorithm\w*|algpseudocode\w*|algcompatible"
-    r"|fancyhdr|fancyheadings|fancybox|fancyvrb|hyperref|xcolor|color|colortbl|url|doi|breakurl|times|mathptm\w*|helvet|txfonts|newtx\w*|multirow|multicol"
-    r"|booktabs|float|wrapfig|rotating|lscape|pdflscape|lineno|setspace|titlesec|titling|authblk|enumitem|geometry|fullpage|a4\w*|bbm|dsfont"
-    r"|mathrsfs|stmaryrd|wasysym|marvosym|xy\w*|tikz\w*|pgf\w*|pst\w*|pstricks\w*|diagrams|proof|prooftree|bussproofs|mathpartir|listings|lst\w+"
-    r"|minted|feynm\w*|axodraw\w*|slashed|cancel|braket|physics|siunitx|units|comment|endnotes?|footmisc|todonotes|changes|soul|ulem|cleveref|arydshln"
-    r"|array|tabularx|longtable|supertabular|xspace|microtype|babel|inputenc|fontenc|pdfpages|overpic|tcolorbox|mdframed|etoolbox|ifthen|calc|rotate)"
-)
-"""Names without suffix, matched whole."""
-
-COMMAND = (  # %s: the author's macros
-    r"\\(?:(?P<command>@{0,2}input|include|subfile(?:include)?|(?:sub)?(?:import|includefrom|inputfrom)|includeonly|endinput"
-    r"|(?:Input)?IfFileExists|usepackage|RequirePackage(?:WithOptions)?|documentclass|documentstyle|LoadClass(?:WithOptions)?%s)"
-    r"(?![A-Za-z@])|begin\s*\{(?P<environment>document|(?:" + VERBATIM + r")\*?)\})"
-)
-NAME = re.compile(r"\s*\{([^{}]{0,2000})\}")
-BARE_NAME = re.compile(r"[ \t]*\n?[ \t]*(?:\"([^\"\n]{1,500})\"|([^\s{}\\%\"#$&~^\[\]]{1,500}))")
-LOADED = re.compile(r"\s*(?:\[([^\]]{0,2000})\])?\s*\{([^{}]{0,2000})\}(?:[ \t]*\[[^\]]{0,200}\])?")
-COMMENT = re.compile(r"%[^\n]*\n?[ \t]*")
-COMMENT_LINES = re.compile(rb"(?m)^[ \t]*%.*$")
-COMMENT_LINE = re.compile(r"(?m)^[ \t]*%.*\n")
-HARMLESS = re.compile(r"\\(?:url|path|href|nolinkurl)\s*\{[^{}]*\}|\\(?:verb|lstinline)\*?([^A-Za-z\s*\[]).*?\1|\\.")
-OPEN_VERB = re.compile(r"\\(?:verb|lstinline)\*?[^A-Za-z\s*\[]")
-BLANK_REST = re.compile(r"[ \t]*(?:\n|\Z)")
-DEFINE = re.compile(
-    r"\\((?:re|provide)?newcommand|DeclareRobustCommand|(?:New|Renew|Provide|Declare)DocumentCommand|[gex]?def)(?![A-Za-z@])\*?"
-)
-DEFINED = re.compile(r"\s*\{?\s*\\([A-Za-z@]+)\s*\}?\s*")
-BEING_DEFINED = re.compile(  # the command at the end of this is the one defined, not used
-    r"\\(?:(?:re|provide)?newcommand\*?|DeclareRobustCommand\*?|\w+DocumentCommand|[gex]?def|let|string|noexpand|show|meaning)\s*\{?\s*\Z"
-)
-LET = re.compile(r"\\let\s*\\([A-Za-z@]+)\s*=?\s*\Z")
-PICTURE = re.compile(
-    r"(?i)\.(?:tikz|pgf|pdf_tex|pdf_t|pstex_t|eps_tex|pspdftex|latex_t|bbl)$"
-)  # drawings written as TeX
-NUM_ARGUMENTS = re.compile(r"\[(\d)\]\s*(?:\[([^\]]{0,500})\]\s*)?")
-PARAMETER = re.compile(r"#([1-9])")
-BRACE = re.compile(r"\\.|[{}]|%[^\n]*", re.S)
-SIMPLE_MACRO = re.compile(r"\\([A-Za-z@]+)\s*")
-CONDITION = re.compile(r"(?<!\\newif)\\(if(?!f\b|thenelse)[A-Za-z@]*|fi)(?![A-Za-z@])")
-BEGIN_DOCUMENT, END_DOCUMENT = re.compile(r"\\begin\s*\{document\}"), re.compile(r"\\end\s*\{document\}")
 PDF_PAGES = re.compile(r"\\includepdf(?:merge)?(?![A-Za-z])")
 WITHDRAWN = re.compile(r"(?i)\b(?:paper|article|manuscript|submission|preprint|work)\b[^.]{0,80}\bwithdrawn\b")
 TEX_MARKUP = re.compile(r"(?<!\\)%.*|\\[A-Za-z@]+\*?(?:\[[^\]]*\])*(?:\{[^{}]*\})?")
@@ -192,10 +119,6 @@ class Extracted:
     main: str
     warnings: tuple[str, ...]
     num_source_bytes: int
-
-
-class TooLarge(Exception):
-    """A source beyond the limits; the text says which."""
 
 
 def extract_source(data: bytes, name: str) -> Extracted | Rejection:
@@ -248,12 +171,6 @@ class Document:
     @property
     def stem(self) -> str:
         return stem_of(self.name)
-
-
-def stem_of(name: str) -> str:
-    """'sections/Intro.TeX' -> 'intro'; other suffixes stay: 'fig.pdf_t' -> 'fig.pdf_t'."""
-    base = posixpath.basename(name.strip()).lower()
-    return base.removesuffix(".tex")
 
 
 def choose_main(archive: Archive) -> str | None:
@@ -403,478 +320,18 @@ def check_source(source: str, main_name: str, archive: Archive) -> Rejection | N
     if archive.cut_member == main_name and len(source) - body_start < MIN_CUT_CHARS:
         reason = "too-large" if archive.over_limit else "corrupt-archive"
         return Rejection(reason, f"{archive.cut}, {len(source) - body_start} characters into the body of {main_name}")
+    if "\\includepdf" not in source and len(source) - body_start > MAX_NOTICE_CHARS:
+        return None
     end = END_DOCUMENT.search(source, body_start)
     body_end = end.start() if end is not None else len(source)
-    pdf_pages = PDF_PAGES.search(source, body_start, body_end)
-    if pdf_pages is None and body_end - body_start > MAX_NOTICE_CHARS:
-        return None
     words = re.findall(r"[^\W\d_]{3,}", TEX_MARKUP.sub(" ", source[body_start:body_end]))
     if len(words) >= MAX_SHELL_WORDS:
         return None
-    if pdf_pages is not None:
+    if PDF_PAGES.search(source, body_start, body_end):
         return Rejection("includes-pdf", f"{main_name} has {len(words)} words of its own around PDF pages")
     if WITHDRAWN.search(source, body_start, body_end):
         return Rejection("withdrawn-source", f"{main_name} says in {len(words)} words that it is withdrawn")
     return None
-
-
-# --- one text ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Macro:
-    """An author's macro around an inclusion. `arguments` says how each is read: 'm' {one}, 'o' [or this default]."""
-
-    arguments: tuple[tuple[str, str], ...]
-    body: str
-
-
-def closing_brace(text: str, pos: int, end: int) -> int:
-    """The position of the brace that closes the one at `pos`, -1 where there is none before `end`. Escaped ones don't count."""
-    depth = 0
-    for match in BRACE.finditer(text, pos, end):
-        if match[0] == "{":
-            depth += 1
-        elif match[0] == "}":
-            depth -= 1
-            if depth == 0:
-                return match.start()
-    return -1
-
-
-def definition_head(text: str, define: re.Match[str]) -> tuple[str, tuple[tuple[str, str], ...], int] | None:
-    """(name, arguments, position of the body's brace) of the definition whose command `define` matched; None if none we read.
-
-    Example: for \chap#1{\input{ch/#1}} behind \def, ('chap', (('m', ''),), the position of the brace before \input).
-    """
-    named = DEFINED.match(text, define.end())
-    if named is None:
-        return None
-    start = named.end()
-    arguments: list[tuple[str, str]] = []
-    if define[1].endswith("def"):
-        start = text.find("{", named.end(), named.end() + 200)
-        if start < 0 or re.sub(r"#\d|\s", "", text[named.end() : start]):
-            return None  # delimited arguments: nobody has been seen to include that way
-        arguments = [("m", "")] * text.count("#", named.end(), start)
-    elif define[1].endswith("DocumentCommand"):
-        specified = NAME.match(text, start)
-        if specified is None or specified[1].replace(" ", "").strip("m"):
-            return None
-        arguments = [("m", "")] * specified[1].count("m")
-        start = text.find("{", specified.end(), specified.end() + 200)
-    elif (counted := NUM_ARGUMENTS.match(text, start)) is not None:
-        first = ("m", "") if counted[2] is None else ("o", counted[2])
-        arguments = [first, *[("m", "")] * 9][: int(counted[1])]
-        start = counted.end()
-    return (named[1], tuple(arguments), start) if start >= 0 and text.startswith("{", start) else None
-
-
-def call_macro(macro: Macro, text: str, pos: int) -> tuple[str, int] | None:
-    """A macro's body with the arguments that stand at `pos` put in, and the position behind them; None where they don't."""
-    values = []
-    for kind, default in macro.arguments:
-        blank = re.compile(r"\s*").match(text, pos)
-        pos = pos if blank is None else blank.end()
-        opened = text[pos : pos + 1]
-        if kind == "o":
-            end = text.find("]", pos, pos + 2000) if opened == "[" else -1
-            values.append(text[pos + 1 : end] if end >= 0 else default)
-            pos = end + 1 if end >= 0 else pos
-        elif opened == "{":
-            end = closing_brace(text, pos, pos + MAX_DEFINITION_CHARS)
-            if end < 0:
-                return None
-            values.append(text[pos + 1 : end])
-            pos = end + 1
-        elif opened and opened not in "}\\%":
-            values.append(opened)
-            pos += 1
-        else:
-            return None
-    return PARAMETER.sub(
-        lambda match: values[int(match[1]) - 1] if int(match[1]) <= len(values) else "", macro.body
-    ), pos
-
-
-def definitions_in(text: str) -> str:
-    """The definitions in a preamble, one a line; what else stands there is dropped."""
-    found, pos = [], 0
-    while (define := DEFINE.search(text, pos)) is not None:
-        head = definition_head(text, define) if liveness(text, pos, define.start()) == "live" else None
-        end = -1 if head is None else closing_brace(text, head[2], head[2] + MAX_DEFINITION_CHARS)
-        if end >= 0:
-            found.append(text[define.start() : end + 1] + "\n")
-        pos = max(define.end(), end + 1)
-    return "".join(found)
-
-
-def liveness(text: str, start: int, pos: int) -> str:
-    """Whether the command at `pos` is 'live', in a 'comment', or 'quoted' by a backslash, \\verb or a macro that takes it.
-
-    `start` is a position before `pos` that is known to lie outside comments, so that a long line is read once.
-    """
-    line = text[max(text.rfind("\n", start, pos) + 1, start) : pos]
-    if "%" in line or "\\verb" in line or "\\lst" in line:
-        line = HARMLESS.sub("", line)
-        if "%" in line:
-            return "comment"
-        if OPEN_VERB.search(line):
-            return "quoted"
-    num_backslashes = len(line) - len(line.rstrip("\\"))
-    return "quoted" if num_backslashes % 2 else "live"
-
-
-class Flattener:
-    """Writes one source out of the files of an archive, from the main file on."""
-
-    def __init__(self, archive: Archive, main_name: str) -> None:
-        self.archive, self.main = archive, main_name
-        self.home = posixpath.dirname(main_name)  # where TeX is run
-        self.by_lower = {name.lower(): name for name in reversed(archive.names)}
-        self.by_base: dict[str, str] = {}
-        for name in archive.names:  # the last resort, where it is unique
-            base = posixpath.basename(name).lower()
-            self.by_base[base] = "" if base in self.by_base else name
-        self.declared = declared_encoding(archive.files[main_name])
-        self.texts: dict[str, str] = {}
-        self.used: dict[str, None] = {}  # ordered set of file names
-        self.loaded: set[str] = set()  # style files, which TeX loads once
-        self.open: list[str] = []  # the files that we are in
-        self.macros: dict[str, Macro] = {}
-        self.aliases: dict[str, str] = {}
-        self.pattern = command_pattern(())
-        self.only: set[str] | None = None  # \includeonly
-        self.begun = False
-        self.in_style = 0
-        self.num_chars = self.num_inclusions = self.num_looked_chars = 0
-        self.warnings: list[str] = []
-        if archive.cut is not None:
-            self.warn(f"archive: {archive.cut}; what stands before is used")
-
-    def run(self) -> str:
-        """The whole source. Raises TooLarge."""
-        self.open.append(self.main)
-        text = self.text_of(self.main)
-        if self.main == self.archive.cut_member:
-            text = text[: text.rfind("\n") + 1]  # the last line is torn
-        return self.expand(text, None, 0)
-
-    def warn(self, text: str) -> None:
-        if len(self.warnings) < MAX_WARNINGS and text not in self.warnings:
-            self.warnings.append(text)
-
-    def text_of(self, name: str) -> str:
-        """A file's text, decoded once; counts what is used. Raises TooLarge."""
-        if name not in self.texts:
-            self.texts[name] = decode(self.archive.files[name], self.declared)
-        self.used[name] = None
-        self.count(len(self.texts[name]))
-        return self.texts[name]
-
-    def count(self, num_chars: int) -> None:
-        self.num_chars += num_chars
-        if self.num_chars > MAX_SOURCE_CHARS:
-            raise TooLarge(f"inclusions make more than {MAX_SOURCE_CHARS:,} characters")
-
-    def look(self, num_chars: int) -> None:
-        self.num_looked_chars += num_chars
-        if self.num_looked_chars > MAX_LOOKED_CHARS:
-            raise TooLarge(f"more than {MAX_LOOKED_CHARS:,} characters to look for definitions in")
-
-    def expand(self, text: str, base: str | None, depth: int) -> str:
-        """`text` with its inclusions replaced. `base` is the folder that an \\import set, None outside one."""
-        out: list[str] = []
-        copied = pos = safe = 0
-        unclosed: set[str] = set()
-        while (hit := self.pattern.search(text, pos)) is not None:
-            start, pos = hit.start(), hit.end()
-            state = liveness(text, safe, start)
-            if state == "comment":
-                pos = safe = line_end(text, pos)
-                continue
-            if state == "quoted":
-                continue
-            safe = start
-            if (environment := hit["environment"]) is not None:
-                if environment == "document":
-                    self.begun = True
-                elif environment not in unclosed:
-                    end = text.find(f"\\end{{{environment}}}", pos)
-                    unclosed |= {environment} if end < 0 else set()
-                    pos = safe = max(pos, end)
-                continue
-            self.num_inclusions += 1
-            if self.num_inclusions > MAX_INCLUSIONS:
-                raise TooLarge(f"more than {MAX_INCLUSIONS:,} inclusions")
-            defined_end = self.definition_around(text, start, hit["command"])
-            if defined_end:
-                pos = safe = defined_end
-                continue
-            if hit["command"] == "endinput":
-                if not inside_condition(text, start):
-                    out.append(text[copied:start])
-                    copied, text = pos, text[: line_end(text, pos)]
-                continue
-            replacement = self.replace(hit["command"], text, start, pos, base, depth)
-            if replacement is not None:
-                new, end = replacement
-                out += (text[copied:start], new)
-                copied = pos = safe = end
-        out.append(text[copied:])
-        return "".join(out)
-
-    def definition_around(self, text: str, start: int, command: str) -> int:
-        """The end of the definition that `start` stands in, 0 if none; such a macro is remembered as one that includes."""
-        window = text[max(0, start - MAX_LOOKBACK_CHARS) : start]
-        if "def" not in window and "ommand" not in window:
-            return 0
-        for define in reversed(list(DEFINE.finditer(text, start - len(window), start))):
-            head = definition_head(text, define)
-            if head is None or head[2] >= start:
-                continue
-            name, arguments, brace = head
-            self.look(start - brace)
-            if closing_brace(text, brace, start) >= 0:
-                continue
-            self.look(MAX_DEFINITION_CHARS)
-            end = closing_brace(text, brace, brace + MAX_DEFINITION_CHARS)
-            if end < 0:
-                continue
-            if command not in (*PACKAGES, *CLASSES, "endinput") and len(self.macros) < MAX_MACROS:
-                self.macros[name] = Macro(arguments, text[brace + 1 : end])
-                self.pattern = command_pattern((*self.macros, *self.aliases))
-            return end + 1
-        return 0
-
-    def replace(
-        self, command: str, text: str, start: int, pos: int, base: str | None, depth: int
-    ) -> tuple[str, int] | None:
-        """What stands in place of an inclusion, and the position behind it; None where the command stays as it is."""
-        if (let := LET.search(text, max(0, start - 80), start)) is not None and command not in self.macros:
-            self.aliases[let[1]] = self.aliases.get(command, command)
-            self.pattern = command_pattern((*self.macros, *self.aliases))
-            return None
-        if BEING_DEFINED.search(text, max(0, start - 80), start):
-            return None
-        if depth > MAX_DEPTH:
-            self.warn(f"inclusions nested more than {MAX_DEPTH} deep")
-            return "", pos
-        if (macro := self.macros.get(command)) is not None:
-            called = call_macro(macro, text, pos)
-            if called is None:
-                return None
-            self.count(len(called[0]))
-            return self.expand(called[0], base, depth + 1), called[1]
-        command = self.aliases.get(command, command)
-        if command in READS:
-            return self.read(command, text, pos, base, depth)
-        if command in IMPORTS:
-            return self.read_import(command, text, pos, base, depth)
-        if command in TESTS:
-            return self.test(command, text, pos, base, depth)
-        if command == "includeonly" and (match := NAME.match(text, pos)) is not None:
-            self.only = {stem_of(name) for name in match[1].split(",")}
-            return "", match.end()
-        if command in PACKAGES or command in CLASSES:
-            return self.load(command, text, start, pos, base, depth)
-        return None
-
-    def read(self, command: str, text: str, pos: int, base: str | None, depth: int) -> tuple[str, int] | None:
-        r"""\input{name}, \input name and their like."""
-        argument = braced(text, pos)
-        if argument is None and command.endswith("input") and (bare := BARE_NAME.match(text, pos)) is not None:
-            argument = bare[1] or bare[2], bare.end()
-        if argument is None or "#" in argument[0]:
-            return None
-        name, end = self.plain_name(argument[0]), argument[1]
-        if self.only is not None and command == "include" and stem_of(name) not in self.only:
-            return "", end
-        found = self.find(name, base)
-        if found is None:
-            return self.missing(name, end)
-        if SYSTEM_FILES.fullmatch(posixpath.basename(found)) and b"\\catcode" in self.archive.files.get(found, b""):
-            return None
-        if command.startswith("subfile"):
-            base = posixpath.dirname(found)
-        return joined(self.file(found, base, depth), text, end, command in PARAGRAPHS)
-
-    def read_import(self, command: str, text: str, pos: int, base: str | None, depth: int) -> tuple[str, int] | None:
-        r"""\import{folder}{name}: inside it, names are relative to that folder; \subimport's folder to the one before."""
-        folder = braced(text, pos)
-        argument = None if folder is None else braced(text, folder[1])
-        if folder is None or argument is None or "#" in folder[0] + argument[0]:
-            return None
-        outer = base if base is not None and command.startswith("sub") else self.home
-        inner = member_name(outer, self.plain_name(folder[0]))
-        found = self.find(self.plain_name(argument[0]), inner)
-        if found is None:
-            return self.missing(f"{inner}/{argument[0]}", argument[1])
-        return joined(self.file(found, inner, depth), text, argument[1], command in PARAGRAPHS)
-
-    def test(self, command: str, text: str, pos: int, base: str | None, depth: int) -> tuple[str, int] | None:
-        r"""\IfFileExists{name}{then}{else} and \InputIfFileExists, where the archive can tell."""
-        arguments = []
-        for _ in range(3):
-            argument = braced(text, pos)
-            if argument is None:
-                return None
-            arguments.append(argument[0])
-            pos = argument[1]
-        name, then, otherwise = arguments
-        found = self.find(self.plain_name(name), base)
-        if found is None and suffix_of(name) not in SUFFIXES:
-            return None  # a package's file, which TeX may have
-        if found is None:
-            return self.expand(otherwise, base, depth + 1), pos
-        content = self.file(found, base, depth) if command == "InputIfFileExists" else ""
-        return self.expand(then, base, depth + 1) + content, pos
-
-    def load(
-        self, command: str, text: str, start: int, pos: int, base: str | None, depth: int
-    ) -> tuple[str, int] | None:
-        r"""\usepackage, \documentclass and their like: the author's own files come in behind or in place of the command."""
-        match = LOADED.match(text, pos)
-        if match is None:
-            return None
-        named = match[2] if command != "documentstyle" else f"{match[1] or ''},{match[2]}"
-        names = [name for name in (self.plain_name(part) for part in COMMENT.sub("", named).split(",")) if name]
-        suffixes = (".sty",) if command in PACKAGES else (".sty", ".cls") if command == "documentstyle" else (".cls",)
-        own = {name: found for name in names if (found := self.find_own_style(name, base, suffixes)) is not None}
-        if not own:
-            return None
-        block = "".join(self.style(found, depth) for found in own.values())
-        if command not in PACKAGES:
-            return text[start : match.end()] + block, match.end()
-        others = ",".join(name for name in names if name not in own)
-        options = "" if match[1] is None else f"[{match[1]}]"
-        return (f"\\{command}{options}{{{others}}}" if others else "") + block, match.end()
-
-    def find_own_style(self, name: str, base: str | None, suffixes: Sequence[str]) -> str | None:
-        """The archive's file for a package or class, unless it is a published one."""
-        if PUBLISHED_STYLES.fullmatch(posixpath.basename(name)):
-            return None
-        found = self.find(name, base, suffixes)
-        return found if found in self.archive.files else None
-
-    def style(self, name: str, depth: int) -> str:
-        r"""The text of a package or class, between \makeatletter and \makeatother; '' the second time."""
-        if name in self.loaded:
-            return ""
-        self.loaded.add(name)
-        self.in_style += 1
-        self.open.append(name)
-        text = self.expand(COMMENT_LINE.sub("", self.text_of(name)), None, depth + 1)
-        self.open.pop()
-        self.in_style -= 1
-        text = text if text.endswith("\n") else text + "\n"
-        return text if self.in_style else f"\n\\makeatletter\n{text}\\makeatother\n"
-
-    def file(self, name: str, base: str | None, depth: int) -> str:
-        """The text of an included file, its own inclusions replaced; '' for pictures and what includes itself."""
-        if name not in self.archive.files or PICTURE.search(name):
-            return ""
-        if name in self.open:
-            self.warn(f"{name} includes itself")
-            return ""
-        if suffix_of(name) in (".sty", ".cls"):
-            return self.style(name, depth)
-        text = self.text_of(name)
-        if self.begun and (begin := BEGIN_DOCUMENT.search(text)) is not None:
-            end = END_DOCUMENT.search(text, begin.end())
-            text = definitions_in(text[: begin.start()]) + text[begin.end() : None if end is None else end.start()]
-        self.open.append(name)
-        text = self.expand(text, base, depth + 1)
-        self.open.pop()
-        return text
-
-    def missing(self, name: str, end: int) -> tuple[str, int] | None:
-        """A file that the archive lacks: TeX's own stay as commands, others go, with a warning."""
-        if SYSTEM_FILES.fullmatch(posixpath.basename(name)):
-            return None
-        if name and suffix_of(name) != ".bbl":
-            self.warn(f"{name} is missing")
-        return "", end
-
-    def find(self, name: str, base: str | None, suffixes: Sequence[str] = SUFFIXES) -> str | None:
-        """The archive's name of the file that an inclusion means.
-
-        Looked for below the folder of \import, where TeX runs, where the including file lies and at the top; then without
-        regard to case; then by its last part alone, if only one file has it (an absolute path on the author's machine).
-        """
-        if not name:
-            return None
-        folders = dict.fromkeys((self.home if base is None else base, self.home, posixpath.dirname(self.open[-1]), ""))
-        paths = [member_name(folder, name + suffix) for folder in folders for suffix in suffixes]
-        for path in paths:
-            if path in self.archive.kinds:
-                return path
-        for path in paths:
-            if path.lower() in self.by_lower:
-                return self.by_lower[path.lower()]
-        last = posixpath.basename(name).lower()
-        return next((found for suffix in suffixes if (found := self.by_base.get(last + suffix))), None)
-
-    def plain_name(self, name: str) -> str:
-        """A file's name with comments, quotes and macros in it resolved: '\\jobname-body' -> 'paper-body'."""
-        name = COMMENT.sub("", name)
-        if "\\" in name:
-            name = SIMPLE_MACRO.sub(lambda match: self.simple_macro(match[1]), name)
-        return " ".join(name.replace("{", "").replace("}", "").replace('"', "").split())
-
-    def simple_macro(self, name: str) -> str:
-        """What a macro without arguments stands for, as the last definition in the files read so far says; '' if none does."""
-        if name == "jobname":
-            return stem_of(self.main)
-        if name == "space":
-            return " "
-        pattern = re.compile(
-            rf"\\(?:[gex]?def|(?:re|provide)?newcommand\*?)\s*\{{?\s*\\{name}\s*\}}?\s*\{{([^{{}}]{{0,500}})\}}"
-        )
-        self.look(sum(map(len, self.texts.values())))
-        values = [match[1] for text in self.texts.values() for match in pattern.finditer(text)]
-        return values[-1] if values else ""
-
-
-def command_pattern(names: Iterable[str]) -> re.Pattern[str]:
-    """The commands that `expand` stops at, the author's macros and aliases among them."""
-    return re.compile(COMMAND % "".join("|" + re.escape(name) for name in names))
-
-
-def braced(text: str, pos: int) -> tuple[str, int] | None:
-    """The argument in braces at `pos` and the position behind it."""
-    match = NAME.match(text, pos)
-    if match is not None:
-        return match[1], match.end()
-    start = next((i for i in range(pos, min(pos + 200, len(text))) if not text[i].isspace()), pos)
-    if not text.startswith("{", start):
-        return None
-    end = closing_brace(text, start, start + MAX_DEFINITION_CHARS)
-    return None if end < 0 else (text[start + 1 : end], end + 1)
-
-
-def joined(content: str, text: str, end: int, paragraphs: bool) -> tuple[str, int]:
-    """An included file's text as it stands in its place before text[end:], and `end`.
-
-    TeX ends the file's last line, then goes on in the line of the command: no blank line where the author left none.
-    """
-    if paragraphs:
-        return f"\n\n{content}\n\n", end
-    content = content.removesuffix("\n")
-    return (content if BLANK_REST.match(text, end) else content + "\n"), end
-
-
-def line_end(text: str, pos: int) -> int:
-    """The position of the newline that ends the line at `pos`, or of the end."""
-    end = text.find("\n", pos)
-    return len(text) if end < 0 else end
-
-
-def inside_condition(text: str, pos: int) -> bool:
-    """Whether more conditions open than close before `pos`, or a brace on its line: such an \\endinput is a guard."""
-    depth = sum(-1 if match[1] == "fi" else 1 for match in CONDITION.finditer(text, 0, pos))
-    line = text[text.rfind("\n", 0, pos) + 1 : pos]
-    return depth > 0 or line.count("{") > line.count("}")
 
 
 # --- command -----------------------------------------------------------------------------------------------------------
