@@ -391,6 +391,8 @@ def remove_all_but(needed: set[str], job: Job) -> None:
 def tell(manifest: dict[str, Any], timings: dict[str, Any]) -> None:
     """The table on stdout; bugs of ours on stderr, since nobody reads the rejects of a run that seems well."""
     print(funnel_table(manifest, timings))
+    if manifest["papers"]["kept"] and not manifest["papers"]["val"]:
+        print(f"{VAL} is empty: none of so few papers fell to it; raise --val-frac to evaluate", file=sys.stderr)
     if bugs := manifest["reasons"].get("internal-error"):
         sample = manifest["samples"]["internal-error"][0]
         print(f"{bugs:,} e-prints met a bug of ours, for example {sample['id']}: {sample['detail']}", file=sys.stderr)

@@ -46,7 +46,7 @@ from data_prep.records import Record, Rejection, json_line
 # A group of loose archives is closed at either bound: small enough that a kill costs seconds, large enough that the
 # files of the shards stay few (2.7 million loose archives would make 27,000 shards).
 GROUP_ARCHIVES, GROUP_BYTES = 100, 256 * 2**20
-STAGES = ("read", "metadata", "extract", "clean", "filter", "sign", "write")
+STAGES = ("read", "metadata", "extract", "clean", "language", "benchmarks", "sign", "write")
 ITEMS, RECORDS, INDEX, COST = "items.jsonl", "records.jsonl", "index.npz", "cost.json"
 
 
@@ -199,12 +199,12 @@ def judge(
     clock.lap("clean")
     if isinstance(cleaned, Rejection):
         return cleaned
-    rejection = (
-        check_length(cleaned.text, job.limits)
-        or check_language(paper.title, paper.abstract, cleaned.text, job.limits)
-        or (benchmarks.check(cleaned.text) if benchmarks is not None else None)
-    )
-    clock.lap("filter")
+    rejection = check_length(cleaned.text, job.limits)
+    rejection = rejection or check_language(paper.title, paper.abstract, cleaned.text, job.limits)
+    clock.lap("language")
+    if rejection is None and benchmarks is not None:
+        rejection = benchmarks.check(cleaned.text)
+        clock.lap("benchmarks")
     if rejection is not None:
         return rejection
     return {
