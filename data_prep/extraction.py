@@ -12,14 +12,18 @@ Comments, verbatim and \\iffalse are left to the cleaner; an inclusion inside a 
 """
 
 import argparse
+import functools
 import itertools
+import json
 import posixpath
 import re
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: import from the repository root
@@ -37,9 +41,9 @@ from data_prep.archives import (
     stem_of,
     suffix_of,
 )
-from data_prep.cli import Parser, Progress, atomic_write, run
+from data_prep.cli import Parser, Progress, UserError, atomic_write, run
 from data_prep.flatten import BEGIN_DOCUMENT, END_DOCUMENT, MAX_INCLUSIONS, SUFFIXES, Flattener, TooLarge
-from data_prep.records import Rejection, json_line
+from data_prep.records import REASONS, Rejection, json_line
 
 __all__ = ["BrokenSource", "Eprint", "Extracted", "extract_source", "iter_eprints", "main"]
 
@@ -168,9 +172,13 @@ class Document:
     def is_latex(self) -> bool:
         return self.begins or self.document_class is not None
 
-    @property
+    @functools.cached_property
     def stem(self) -> str:
         return stem_of(self.name)
+
+    @functools.cached_property
+    def num_bytes(self) -> int:
+        return len(COMMENT_LINES.sub(b"", self.data))
 
 
 def choose_main(archive: Archive) -> str | None:
@@ -275,7 +283,7 @@ def weight(document: Document, by_stem: dict[str, Document], bbl_stems: set[str]
             if stem in by_stem:
                 reached[stem] = by_stem[stem]
                 queue.append(by_stem[stem])
-    total = float(sum(len(COMMENT_LINES.sub(b"", part.data)) for part in reached.values()))
+    total = float(sum(part.num_bytes for part in reached.values()))
     for pattern, factor in STEM_WEIGHTS:
         total *= factor if pattern.search(document.stem) else 1
     total *= CLASS_WEIGHTS.get(document.document_class or b"", 1)
@@ -345,12 +353,22 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Flatten every e-print of the sources; print the funnel; every e-print is in one of the two files."""
-    options = parse_arguments(argv)
-    out: Path = options.out
+def show_funnel(funnel: dict[str, Any]) -> None:
+    """The funnel for a person, on stderr."""
+    num_in, num_kept = funnel["in"], funnel["kept"]
+    print(f"extract: {num_in:,} e-prints in, {num_kept:,} kept ({100 * num_kept / num_in:.1f}%)", file=sys.stderr)
+    for reason, count in funnel["rejected"].items():
+        print(f"  {count:>9,}  {reason}: {REASONS[reason]}", file=sys.stderr)
+    for broken in funnel["broken_sources"]:
+        print(f"  {broken['path']}: {broken['detail']}; what came before was read", file=sys.stderr)
 
-    counts: Counter[str] = Counter()
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Flatten every e-print of the sources; each ends in one of the two files, or the run fails."""
+    options = parse_arguments(argv)
+    out, started_s = options.out, time.monotonic()
+    rejected: Counter[str] = Counter()
+    broken_sources: list[dict[str, str]] = []
     num_kept = 0
     with (
         Progress("extract", unit="e-prints") as progress,
@@ -359,19 +377,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         for eprint in iter_eprints(options.sources):
             if isinstance(eprint, BrokenSource):
-                print(f"extract: {eprint.path}: {eprint.detail}; the rest of it is lost", file=sys.stderr)
-                counts["broken-source"] += 1
+                broken_sources.append(asdict(eprint))
                 continue
             head = {"id": eprint.id, "version": eprint.version, "name": eprint.name}
             result = extract_source(eprint.data, eprint.name)
             if isinstance(result, Rejection):
-                counts[result.reason] += 1
-                rejects.write(json_line({**head, "reason": result.reason, "detail": result.detail}))
+                rejected[result.reason] += 1
+                rejects.write(json_line(head | asdict(result)))
             else:
                 num_kept += 1
-                body = {"main": result.main, "source": result.source, "warnings": list(result.warnings)}
-                kept.write(json_line(head | body))
-            progress.update(1, kept=f"{100 * num_kept / (progress.count + 1):.0f}%")
+                kept.write(
+                    json_line(head | {"main": result.main, "source": result.source, "warnings": result.warnings})
+                )
+            progress.update(kept=f"{100 * num_kept / (progress.count + 1):.0f}%")
+        if not progress.count:
+            raise UserError(
+                f"no e-print in {', '.join(map(str, options.sources))}: .gz, .tar, .zip, .pdf or bulk tars are needed"
+            )
+        if progress.count != num_kept + rejected.total():
+            raise AssertionError(f"{progress.count} e-prints in, but {num_kept} kept and {rejected.total()} rejected")
+    funnel = {
+        "in": progress.count,
+        "kept": num_kept,
+        "rejected": dict(sorted(rejected.items())),
+        "broken_sources": broken_sources,
+        "seconds": round(time.monotonic() - started_s, 1),
+    }
+    with atomic_write(out.with_suffix(".funnel.json")) as file:
+        file.write(json.dumps(funnel, indent=1) + "\n")
+    show_funnel(funnel)
     return 0
 
 

@@ -20,6 +20,7 @@ MAX_INCLUSIONS = 20_000  # followed or tried; a textbook of 740 files needs 900
 MAX_DEPTH = 30  # files and macros within each other
 MAX_MACROS = 100  # author's macros around an inclusion; 20 of 237 real sources have one or two
 MAX_DEFINITION_CHARS = 20_000  # of such a macro's definition
+MAX_CALL_CHARS = 1_000_000  # of a call of one with its arguments put in
 MAX_LOOKBACK_CHARS = 600  # how far before an inclusion the definition may begin that it stands in
 MAX_LOOKED_CHARS = 30_000_000  # read again in all while looking for definitions
 MAX_WARNINGS = 20
@@ -73,6 +74,7 @@ COMMENT = re.compile(r"%[^\n]*\n?[ \t]*")
 COMMENT_LINE = re.compile(r"(?m)^[ \t]*%.*\n")
 HARMLESS = re.compile(r"\\(?:url|path|href|nolinkurl)\s*\{[^{}]*\}|\\(?:verb|lstinline)\*?([^A-Za-z\s*\[]).*?\1|\\.")
 OPEN_VERB = re.compile(r"\\(?:verb|lstinline)\*?[^A-Za-z\s*\[]")
+INK = re.compile(r"\S")
 BLANK_REST = re.compile(r"[ \t]*(?:\n|\Z)")
 DEFINE = re.compile(
     r"\\((?:re|provide)?newcommand|DeclareRobustCommand|(?:New|Renew|Provide|Declare)DocumentCommand|[gex]?def)(?![A-Za-z@])\*?"
@@ -86,8 +88,15 @@ PICTURE = re.compile(
     r"(?i)\.(?:tikz|pgf|pdf_tex|pdf_t|pstex_t|eps_tex|pspdftex|latex_t|bbl)$"
 )  # drawings written as TeX
 NUM_ARGUMENTS = re.compile(r"\[(\d)\]\s*(?:\[([^\]]{0,500})\]\s*)?")
+XPARSE = re.compile(r"([msoO])\s*(?:\{([^{}]*)\})?")
+NO_VALUE = "-NoValue-"  # what xparse gives for an optional argument that is not there
+TRUE, FALSE = "\\BooleanTrue", "\\BooleanFalse"
+BRANCH = re.compile(r"\\If(NoValue|Value|Boolean)(TF|T|F)(?![A-Za-z@])")
 PARAMETER = re.compile(r"#([1-9])")
 BRACE = re.compile(r"\\.|[{}]|%[^\n]*", re.S)
+SIMPLE_DEFINITION = re.compile(
+    r"\\(?:[gex]?def|(?:re|provide)?newcommand\*?)\s*\{?\s*\\([A-Za-z@]+)\s*\}?\s*\{([^{}]{0,500})\}"
+)
 SIMPLE_MACRO = re.compile(r"\\([A-Za-z@]+)\s*")
 CONDITION = re.compile(r"(?<!\\newif)\\(if(?!f\b|thenelse)[A-Za-z@]*|fi)(?![A-Za-z@])")
 BEGIN_DOCUMENT, END_DOCUMENT = re.compile(r"\\begin\s*\{document\}"), re.compile(r"\\end\s*\{document\}")
@@ -99,7 +108,7 @@ class TooLarge(Exception):
 
 @dataclass(frozen=True)
 class Macro:
-    """An author's macro around an inclusion. `arguments` says how each is read: 'm' {one}, 'o' [or this default]."""
+    """An author's macro around an inclusion. `arguments` says how each is read: 'm' {one}, 'o' [one, or this default], 's' a star."""
 
     arguments: tuple[tuple[str, str], ...]
     body: str
@@ -135,9 +144,12 @@ def definition_head(text: str, define: re.Match[str]) -> tuple[str, tuple[tuple[
         arguments = [("m", "")] * text.count("#", named.end(), start)
     elif define[1].endswith("DocumentCommand"):
         specified = NAME.match(text, start)
-        if specified is None or specified[1].replace(" ", "").strip("m"):
+        if specified is None:
             return None
-        arguments = [("m", "")] * specified[1].count("m")
+        arguments = [
+            ("o", NO_VALUE) if kind == "o" else (kind.lower(), default)
+            for kind, default in XPARSE.findall(specified[1])
+        ]
         start = text.find("{", specified.end(), specified.end() + 200)
     elif (counted := NUM_ARGUMENTS.match(text, start)) is not None:
         first = ("m", "") if counted[2] is None else ("o", counted[2])
@@ -150,10 +162,12 @@ def call_macro(macro: Macro, text: str, pos: int) -> tuple[str, int] | None:
     """A macro's body with the arguments that stand at `pos` put in, and the position behind them; None where they don't."""
     values = []
     for kind, default in macro.arguments:
-        blank = re.compile(r"\s*").match(text, pos)
-        pos = pos if blank is None else blank.end()
+        pos = past_blanks(text, pos)
         opened = text[pos : pos + 1]
-        if kind == "o":
+        if kind == "s":
+            values.append(TRUE if opened == "*" else FALSE)
+            pos += opened == "*"
+        elif kind == "o":
             end = text.find("]", pos, pos + 2000) if opened == "[" else -1
             values.append(text[pos + 1 : end] if end >= 0 else default)
             pos = end + 1 if end >= 0 else pos
@@ -168,9 +182,31 @@ def call_macro(macro: Macro, text: str, pos: int) -> tuple[str, int] | None:
             pos += 1
         else:
             return None
-    return PARAMETER.sub(
-        lambda match: values[int(match[1]) - 1] if int(match[1]) <= len(values) else "", macro.body
-    ), pos
+    if macro.body.count("#") * max(map(len, values), default=0) > MAX_CALL_CHARS:
+        return None
+    called = PARAMETER.sub(lambda match: values[int(match[1]) - 1] if int(match[1]) <= len(values) else "", macro.body)
+    return choose_branches(called) if "\\If" in called else called, pos
+
+
+def choose_branches(text: str) -> str:
+    r"""xparse's conditions on optional arguments and stars, decided: '\IfBooleanTF{\BooleanTrue}{a}{b}' -> 'a'."""
+    out: list[str] = []
+    while (match := BRANCH.search(text)) is not None:
+        arguments: list[str] = []
+        pos = match.end()
+        while len(arguments) <= len(match[2]) and (argument := braced(text, pos)) is not None:
+            arguments.append(argument[0])
+            pos = argument[1]
+        if len(arguments) <= len(match[2]):  # not written as it should be: stays
+            out.append(text[: match.end()])
+            text = text[match.end() :]
+            continue
+        value, *branches = arguments
+        truth = value == TRUE if match[1] == "Boolean" else (value == NO_VALUE) == (match[1] == "NoValue")
+        chosen = dict(zip(match[2], branches, strict=True)).get("T" if truth else "F", "")
+        out.append(text[: match.start()])
+        text = chosen + text[pos:]
+    return "".join(out) + text
 
 
 def definitions_in(text: str) -> str:
@@ -219,6 +255,9 @@ class Flattener:
         self.macros: dict[str, Macro] = {}
         self.aliases: dict[str, str] = {}
         self.pattern = command_pattern(())
+        self.simple: dict[str, str] = {}  # macros without arguments, from the files that `searched` names
+        self.searched: set[str] = set()
+        self.in_call: set[str] | None = None  # files that the macro being called has included
         self.only: set[str] | None = None  # \includeonly
         self.begun = False
         self.in_style = 0
@@ -313,8 +352,8 @@ class Flattener:
             self.look(start - brace)
             if closing_brace(text, brace, start) >= 0:
                 continue
-            self.look(MAX_DEFINITION_CHARS)
             end = closing_brace(text, brace, brace + MAX_DEFINITION_CHARS)
+            self.look(end - brace if end >= 0 else MAX_DEFINITION_CHARS)
             if end < 0:
                 continue
             if command not in (*PACKAGES, *CLASSES, "endinput") and len(self.macros) < MAX_MACROS:
@@ -341,7 +380,10 @@ class Flattener:
             if called is None:
                 return None
             self.count(len(called[0]))
-            return self.expand(called[0], base, depth + 1), called[1]
+            outer, self.in_call = self.in_call, set()
+            content = self.expand(called[0], base, depth + 1)
+            self.in_call = outer
+            return content, called[1]
         command = self.aliases.get(command, command)
         if command in READS:
             return self.read(command, text, pos, base, depth)
@@ -450,6 +492,10 @@ class Flattener:
         """The text of an included file, its own inclusions replaced; '' for pictures and what includes itself."""
         if name not in self.archive.files or PICTURE.search(name):
             return ""
+        if self.in_call is not None:
+            if name in self.in_call:
+                return ""  # a macro that names one file in two branches of a condition includes it once
+            self.in_call.add(name)
         if name in self.open:
             self.warn(f"{name} includes itself")
             return ""
@@ -460,7 +506,9 @@ class Flattener:
             end = END_DOCUMENT.search(text, begin.end())
             text = definitions_in(text[: begin.start()]) + text[begin.end() : None if end is None else end.start()]
         self.open.append(name)
+        outer, self.in_call = self.in_call, None
         text = self.expand(text, base, depth + 1)
+        self.in_call = outer
         self.open.pop()
         return text
 
@@ -468,7 +516,7 @@ class Flattener:
         """A file that the archive lacks: TeX's own stay as commands, others go, with a warning."""
         if SYSTEM_FILES.fullmatch(posixpath.basename(name)):
             return None
-        if name and suffix_of(name) != ".bbl":
+        if name and suffix_of(name) != ".bbl" and NO_VALUE not in name and "#" not in name:
             self.warn(f"{name} is missing")
         return "", end
 
@@ -504,12 +552,10 @@ class Flattener:
             return stem_of(self.main)
         if name == "space":
             return " "
-        pattern = re.compile(
-            rf"\\(?:[gex]?def|(?:re|provide)?newcommand\*?)\s*\{{?\s*\\{name}\s*\}}?\s*\{{([^{{}}]{{0,500}})\}}"
-        )
-        self.look(sum(map(len, self.texts.values())))
-        values = [match[1] for text in self.texts.values() for match in pattern.finditer(text)]
-        return values[-1] if values else ""
+        for file in self.texts.keys() - self.searched:
+            self.searched.add(file)
+            self.simple.update(SIMPLE_DEFINITION.findall(self.texts[file]))
+        return self.simple.get(name, "")
 
 
 @functools.lru_cache(maxsize=64)
@@ -518,12 +564,18 @@ def command_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(COMMAND % ("".join(sorted({name[0] for name in names})), "".join("|" + name for name in names)))
 
 
+def past_blanks(text: str, pos: int) -> int:
+    """The position of the first character from `pos` on that is no blank."""
+    match = INK.search(text, pos)
+    return len(text) if match is None else match.start()
+
+
 def braced(text: str, pos: int) -> tuple[str, int] | None:
     """The argument in braces at `pos` and the position behind it."""
     match = NAME.match(text, pos)
     if match is not None:
         return match[1], match.end()
-    start = next((i for i in range(pos, min(pos + 200, len(text))) if not text[i].isspace()), pos)
+    start = past_blanks(text, pos)
     if not text.startswith("{", start):
         return None
     end = closing_brace(text, start, start + MAX_DEFINITION_CHARS)
