@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.cli import UserError, need_file
+from data_prep.records import training_text
 
 MAGIC, VERSION = b"A2MTOKEN", 1
 HEADER_BYTES = 256
@@ -35,6 +36,23 @@ FULL_TEXT = "text"  # the part that holds whole documents
 
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
+
+
+# --- what is packed ---
+
+
+def checked_text(record: Mapping[str, Any], where: str) -> str:
+    """training_text of a record whose text is there and can be written; else a UserError that begins with `where`."""
+    if not isinstance(record.get("text"), str) or not record["text"]:
+        raise UserError(f"{where}: a record with a non-empty text is needed; prepare_dataset.py writes such records")
+    text = training_text(record)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where}: character {error.start} of its text is a lone surrogate, which is no text; clean it first"
+        ) from None
+    return text
 
 
 # --- which tokenizer ---
