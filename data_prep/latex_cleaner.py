@@ -85,8 +85,8 @@ NAME = re.compile(r"\s*\{\s*([^{}\\]*?)\s*\}")
 PARAGRAPH = re.compile(r"\n[ \t]*\n")
 MATH_TOKEN = re.compile(r"\\[\s\S]|[{}$]")
 IN_MATH = re.compile(
-    r"\\(label|nonumber|notag|ensuremath|xspace|ifmmode|protect|includegraphics|epsfig|psfig|epsfbox|epsffile|epsfxsize|epsfysize"
-    r"|input|include|raisebox)(?![A-Za-z@])|\\begin\s*\{(" + "|".join(sorted(REMOVED_IN_MATH)) + r")\}|\n[ \t]*\n\s*"
+    r"\\(?=[bleinpxr])(?:(label|nonumber|notag|ensuremath|xspace|ifmmode|protect|includegraphics|epsfig|psfig|epsfbox|epsffile|epsfxsize|epsfysize"
+    r"|input|include|raisebox)(?![A-Za-z@])|begin\s*\{(" + "|".join(sorted(REMOVED_IN_MATH)) + r")\})|\n[ \t]*\n\s*"
 )
 LENGTH = re.compile(
     r"\s*=?\s*(?:[-+]?\s*(?:\d*[.,]?\d+|\d+[.,]?)?\s*(?:true\s*)?(?:(?:pt|cm|mm|in|em|ex|pc|bp|sp|dd|cc|mu|fil+)(?![A-Za-z])"
@@ -100,7 +100,6 @@ LETTER_BEHIND_ACCENT = re.compile(
     r"\s*(?:\{\s*(?:\\([ij])(?![A-Za-z])|([^\W\d_]))\s*(?:\{\s*\})?\s*\}|\\([ij])(?![A-Za-z])\s?|([^\W\d_]))"
 )
 LAST_WORD = re.compile(r"([A-Za-z.]+)[\s~(\[,:]*$")
-FOLD = re.compile(r"[ \t]*\n[ \t]*(?:\n\s*)?|[ \t]{2,}")
 HEADING = re.compile(r"\\(part|chapter|section)\*?\{")
 PART_NAMES = {
     "introduction": re.compile(r"(?i)\bintroduction\b"),
@@ -135,6 +134,7 @@ class Cleaner:
         """The cleaned form of `text[pos:end]`."""
         outer, self.out = self.out, []
         text, search, actions, out = self.text, TOKEN.search, ACTIONS, self.out
+        find, odd = text.find, IN_MATH.search
         while match := search(text, pos, end):
             start = match.start()
             if start > pos:
@@ -144,7 +144,19 @@ class Cleaner:
             if name is None:
                 char = match[0]
                 if char == "$":
-                    pos = min(self.dollar(start, end), end)
+                    stop = find("$", pos, end)
+                    inner = text[pos:stop]
+                    if (  # most formulas: copied without a second look
+                        stop > pos
+                        and text[stop - 1] != "\\"
+                        and "\n" not in inner
+                        and inner.count("{") == inner.count("}")
+                        and not ("\\" in inner and odd(inner))
+                    ):
+                        pos = stop + 1
+                        out.append(text[start:pos])
+                    else:
+                        pos = min(self.dollar(start, end), end)
                 elif char not in "{}":
                     out.append(PUNCTUATION[char])
                 continue
@@ -176,10 +188,17 @@ class Cleaner:
     def unknown(self, name: str, pos: int) -> int:
         """A command in no table: its name goes, what follows stays."""
         self.note("unknown command", pos - len(name) - 1, pos)
-        pos = AFTER_WORD.match(self.text, pos).end()  # type: ignore[union-attr]
+        pos = self.after_word(pos)
         if self.text[pos : pos + 1] == "[" and (found := UNKNOWN_OPTION_IS_LAYOUT.match(self.text, pos, pos + 300)):
             return found.end()
         return pos
+
+    def after_word(self, pos: int) -> int:
+        """The place behind the blanks after a control word that went; they stay where two words would become one."""
+        end = AFTER_WORD.match(self.text, pos).end()  # type: ignore[union-attr]
+        if end > pos and self.out and self.out[-1][-1:].isalnum() and self.text[end : end + 1].isalnum():
+            self.out.append(" ")
+        return end
 
     def skip(self, signature: str, pos: int) -> int:
         """The place behind the arguments that `signature` names (see latex_tables.py)."""
@@ -232,7 +251,7 @@ class Cleaner:
         """Name and arguments go."""
         pos = self.skip(DROPPED[name], pos)
         self.note(f"command \\{name}", start, pos)
-        return AFTER_WORD.match(self.text, pos).end() if not DROPPED[name] else pos  # type: ignore[union-attr]
+        return self.after_word(pos) if not DROPPED[name] else pos
 
     def unwrapped(self, name: str, start: int, pos: int) -> int:
         """The first arguments go, the text that follows stays."""
@@ -747,16 +766,23 @@ def balanced(inner: str) -> str:
     return "".join(out)
 
 
-def fold(match: "re.Match[str]") -> str:
-    """White space as one blank, one newline or one blank line."""
-    return " " if "\n" not in match[0] else "\n\n" if match[0].count("\n") > 1 else "\n"
-
-
 def tidy(text: str) -> str:
-    """Runs of blanks folded, paragraphs kept; raw text untouched."""
+    """Runs of blanks folded, lines stripped, at most one blank line between paragraphs; raw text untouched."""
     pieces = text.split(RAW_MARK)
-    pieces[::2] = [FOLD.sub(fold, piece) for piece in pieces[::2]]
+    if len(pieces) == 1:
+        return fold(text).strip()
+    pieces[::2] = [fold(piece) for piece in pieces[::2]]
     return "".join(pieces).strip()
+
+
+def fold(text: str) -> str:
+    """`tidy` of text that holds no raw text."""
+    text = "\n".join([line.strip() for line in text.split("\n")]).replace("\t", " ")
+    while "  " in text:
+        text = text.replace("  ", " ")
+    while "\n\n\n" in text:
+        text = text.replace("\n\n\n", "\n\n")
+    return text
 
 
 def build_actions() -> dict[str, str | Handler]:

@@ -30,7 +30,8 @@ MAX_PARAMETER_CHARS = 400  # of the parameter text of a \def
 NEAR_CHARS = 2_000  # a group this short is matched by one regular expression
 SCAN_CHARS = 20_000  # a longer one is counted up to here, then looked up in a table of all groups
 
-CONTROL = re.compile(r"\\([A-Za-z@]+|[\s\S])")
+CONTROL = re.compile(r"\\([A-Za-z@]+|[\s\S])")  # in macros, packages and behind \makeatletter
+CONTROL_IN_TEXT = re.compile(r"\\([A-Za-z]+|[\s\S])")  # elsewhere @ is no letter
 GROUP = re.compile(r"\{[^{}\\]*(?:(?:\\[\s\S]|\{[^{}\\]*(?:\\[\s\S][^{}\\]*)*\})[^{}\\]*)*\}")
 BRACE = re.compile(r"[{}]|\\[\s\S]")
 OPTION = re.compile(
@@ -40,13 +41,16 @@ BLANKS = re.compile(r"\s*")
 CONDITIONAL = re.compile(r"\\(?:(if[A-Za-z@]*)|(else|or)|(fi))(?![A-Za-z@])")
 RAW_BEGIN = re.compile(r"\\begin\s*\{(" + "|".join(map(re.escape, sorted(RAW_ENVIRONMENTS))) + r")\}")
 COMMENT_OR_RAW = re.compile(r"%|" + RAW_BEGIN.pattern)
+COMMENT_LINES = re.compile(r"(?:[ \t]*%[^\n]*(?:\n|$))*")
 URL_ON_LINE = re.compile(r"\\(?:url|path|href|nolinkurl|burl|doi)\s*(?:\[[^]\n]*\]\s*)?\{([^{}\n]*)$")
 VERB_ON_LINE = re.compile(r"\\(?:verb|lstinline)\*?([^A-Za-z\s*])")
 PROGRAM = re.compile(
     r"\\(?:def|gdef|edef|xdef|let|else|fi|expandafter|csname|newcommand|renewcommand|futurelet|relax|setlength|addtolength"
     r"|advance|if(?!f(?![A-Za-z])|mmode)[A-Za-z@]+|@[A-Za-z@]+|begingroup|global|catcode)(?![A-Za-z@])"
 )
+DEFINES = re.compile(r"\\(?:[gex]?def|newcommand|let|begin\{document)(?![A-Za-z@])")
 PARAMETER = re.compile(r"#(#|\d)")
+FRONT_MATTER = frozenset(("title", "abstract", "author", "icmltitle"))
 DOCUMENT = re.compile(r"\\begin\s*\{\s*document\s*\}")
 
 
@@ -142,7 +146,7 @@ def skip_blanks(text: str, pos: int) -> int:
 def read_argument(source: Source, pos: int) -> tuple[str | None, int]:
     """TeX's undelimited argument at `pos`, without its braces, and the place after it; (None, pos) where none is."""
     text = source.text
-    start = skip_blanks(text, pos)
+    start = pos if text[pos : pos + 1] == "{" else skip_blanks(text, pos)
     char = text[start : start + 1]
     if char == "{":
         end = source.group_end(start)
@@ -204,14 +208,16 @@ def strip_comments(text: str, places: list[tuple[int, int]] | None = None) -> st
                 pos = close
             continue
         line = text.rfind("\n", pos, start) + 1 or pos
-        if backslashes_before(text, start) % 2 or protected_percent(text, line, start):
+        end = text.find("\n", start) + 1 or len(text)
+        before = text[line:start]
+        if (not before or before.isspace()) and (line > pos or pos == 0 or text[pos - 1] == "\n"):
+            piece = text[pos:line]
+            end = COMMENT_LINES.match(text, end).end()  # type: ignore[union-attr]
+        elif "\\" in before and (backslashes_before(text, start) % 2 or protected_percent(text, line, start)):
             out.append(text[pos : start + 1])
             size += start + 1 - pos
             pos = start + 1
             continue
-        end = text.find("\n", start) + 1 or len(text)
-        if not text[line:start].strip() and (line > pos or pos == 0 or text[pos - 1] == "\n"):
-            piece = text[pos:line]
         else:
             piece = text[pos:start]
             while text[end : end + 1] in (" ", "\t"):
@@ -249,22 +255,45 @@ def protected_percent(text: str, line: int, pos: int) -> bool:
 
 @dataclass(slots=True)
 class Macro:
-    """An author's macro. `pieces` is its body cut at the parameters: text, number, text, …, text.
+    """An author's macro.
 
-    `spec` has one letter per argument: m mandatory, o optional with default, s star, t one token, d delimited by `ends`, v… see xparse.
+    `spec` has one letter per argument: m mandatory, o optional with default, s star, d delimited by the entry of `ends`
+    (whose first entry stands before the first argument). What follows from the body is worked out at its first use.
     """
 
     spec: str
     defaults: tuple[str | None, ...]
-    pieces: tuple[str | int, ...]
+    body: str
     ends: tuple[str, ...] = ()
     frozen: bool = False  # a \let to what TeX itself knows: not looked at again
-    program: bool = False  # cannot be replaced by text: its name stays
-    defines: bool = False  # holds definitions: carried out even in a preamble
+    endless: bool = False  # calls itself
+    cut: tuple[str | int, ...] | None = None
+    is_program: bool | None = None
+
+    @property
+    def program(self) -> bool:
+        """Whether the body tests or assigns, so that no text can replace the macro: then its name stays."""
+        if self.is_program is None:
+            self.is_program = len(self.body) > NEAR_CHARS or bool(PROGRAM.search(self.body))
+        return self.is_program or self.endless
+
+    @property
+    def defines(self) -> bool:
+        """Whether the macro is carried out even in a preamble, because it defines others or begins the document."""
+        return self.program and bool(DEFINES.search(self.body))
+
+    @property
+    def pieces(self) -> tuple[str | int, ...]:
+        """The body cut at its parameters: text, number, text, ..., text."""
+        if self.cut is None:
+            self.cut = cut_body(self.body)
+        return self.cut
 
 
 def cut_body(body: str) -> tuple[str | int, ...]:
     """'a#1b##2' -> ('a', 1, 'b#2')."""
+    if "#" not in body:
+        return (body,)
     pieces: list[str | int] = [""]
     pos = 0
     for match in PARAMETER.finditer(body):
@@ -276,13 +305,6 @@ def cut_body(body: str) -> tuple[str | int, ...]:
         pos = match.end()
     pieces[-1] = str(pieces[-1]) + body[pos:]
     return tuple(pieces)
-
-
-def make_macro(spec: str, defaults: tuple[str | None, ...], body: str, ends: tuple[str, ...] = ()) -> Macro:
-    """A macro from its parts; a body that is a program (tests, assignments) marks it so."""
-    program = bool(PROGRAM.search(body)) or len(body) > NEAR_CHARS
-    defines = program and any("\\" + word in body for word in ("def", "newcommand", "let", "begin{document"))
-    return Macro(spec, defaults, cut_body(body), ends, program=program, defines=defines)
 
 
 OPENS_SOMETHING = re.compile(
@@ -371,7 +393,9 @@ class Expander:
         self.warnings: list[str] = []
         self.cache: dict[tuple[str, ...], tuple[str, str]] = {}
         self.version = 0
+        self.ready: dict[str, tuple[str, bool]] = {}  # macros without arguments: expansion, whether it ends in a control word
         self.places: list[tuple[int, int]] | None = None
+        self.written = self.counted = 0
 
     # ------------------------------------------------------------ the two passes
 
@@ -379,30 +403,37 @@ class Expander:
         """Learn what the preamble of `text` defines; the place after its \\begin{document}, or -1 where there is none."""
         if not DOCUMENT.search(text):
             return -1
-        source, pos = Source(text), 0
-        words, active = self.preamble_words, self.active
+        source, pos, active = Source(text), 0, self.active
         scrap: list[str] = []
-        while match := CONTROL.search(text, pos):
-            name, start, pos = match[1], match.start(), match.end()
-            action = active.get(name)
+        tokens = CONTROL.finditer(text)
+        while True:
+            for match in tokens:
+                name = match[1]
+                if name in active or name in FRONT_MATTER:
+                    break
+            else:
+                return -1
+            action, start, end = active.get(name), match.start(), match.end()
+            pos = end
             if action is None:
-                if name in ("title", "abstract", "author", "icmltitle") and text[pos : pos + 1] in "[{*":
+                if text[pos : pos + 1] in ("[", "{", "*"):
                     pos = self.front_matter(source, name, pos)
             elif isinstance(action, Macro):
                 if action.defines and (result := self.outer_call(source, name, action, pos)):
-                    if DOCUMENT.search(result[0]):
-                        return result[1]
                     pos = result[1]
+                    if DOCUMENT.search(result[0]):
+                        return pos
             elif name == "begin":
                 found = NAME_IN_BRACES.match(text, pos)
                 if found and found[1] == "document":
                     return found.end()
                 if found and found[1] in RAW_ENVIRONMENTS:
                     pos = self.begin(source, name, pos, start, scrap, 0)
-            elif name in words or name in self.flags:
+            elif name in self.preamble_words or name in self.flags:
                 pos = action(source, name, pos, start, scrap, 0)
                 scrap.clear()
-        return -1
+            if pos != end:
+                tokens = CONTROL.finditer(text, pos)
 
     def front_matter(self, source: Source, name: str, pos: int) -> int:
         """Remember the argument of \\title, \\abstract or \\author of a preamble."""
@@ -420,34 +451,49 @@ class Expander:
             return text
         if depth > MAX_DEPTH:
             raise EndlessExpansion
-        source, active, out, pos = Source(text), self.active, [], 0
-        tokens = CONTROL.finditer(text)
+        source, active, ready, out, pos = Source(text), self.active, self.ready, list[str](), 0
+        tokens = (CONTROL if depth or self.letter_at else CONTROL_IN_TEXT).finditer(text)
         while True:
             for match in tokens:
                 name = match[1]
-                action = active.get(name)
-                if action is not None:
+                if name not in active:
+                    continue
+                start = match.start()
+                if name not in ready or text[start - 1 : start].isspace() or text[start - 1 : start].isalpha():
                     break
-                if "@" in name and not self.letter_at and (cut := name.find("@")) > 0 and name[:cut] in active:
-                    action = active[name := name[:cut]]
-                    break
+                out.append(text[pos:start])  # most uses: no arguments, expanded before, nothing near that it could touch
+                pos = match.end()
+                while text[pos : pos + 1] in (" ", "\t"):
+                    pos += 1
+                result, ends_in_word = ready[name]
+                out.append(result + " " if ends_in_word and text[pos : pos + 1].isalpha() else result)
+                self.left_chars -= len(result)
+                if self.left_chars < 0:
+                    ready.clear()
+                if depth == 0 and self.places is not None:
+                    self.note_place(out, pos)
             else:
                 out.append(text[pos:])
                 return "".join(out)
-            start = match.start()
             if start > pos:
                 out.append(text[pos:start])
-            pos = start + 1 + len(name)
-            if isinstance(action, Macro):
-                pos = self.macro(source, name, action, pos, start, out, depth)
+            action, pos = active[name], match.end()
+            if action.__class__ is Macro:
+                pos = self.macro(source, name, action, pos, start, out, depth)  # type: ignore[arg-type]
             else:
-                pos = action(source, name, pos, start, out, depth)
+                pos = action(source, name, pos, start, out, depth)  # type: ignore[operator]
             if depth == 0 and self.places is not None:
-                self.places.append((sum(map(len, out)), pos))
-                out = ["".join(out)]
+                self.note_place(out, pos)
             if self.ended or (self.tail and depth):
                 return "".join(out)
-            tokens = CONTROL.finditer(text, pos)
+            tokens = (CONTROL if depth or self.letter_at else CONTROL_IN_TEXT).finditer(text, pos)
+
+    def note_place(self, out: list[str], pos: int) -> None:
+        """Remember, for --explain, that the text from `pos` on comes behind what `out` holds."""
+        if self.places is not None:
+            self.written += sum(map(len, out[self.counted :]))
+            self.counted = len(out)
+            self.places.append((self.written, pos))
 
     def macro(self, source: Source, name: str, macro: Macro, pos: int, start: int, out: list[str], depth: int) -> int:
         """Write what the macro stands for; where it cannot be told, its name."""
@@ -468,6 +514,7 @@ class Expander:
         before = out[-1] if out else ""
         if (
             len(result) > 1
+            and before[-1:].isalpha() | before[-1:].isspace()
             and (taker := ARGUMENT_OF_COMMAND.search(before, max(0, len(before) - 20)))
             and taker[1] in ARGUMENT_TAKERS
         ):
@@ -506,7 +553,7 @@ class Expander:
         try:
             return self.call(source, name, macro, pos, 0)
         except EndlessExpansion:
-            self.active[name] = replace(macro, program=True)
+            self.active[name] = replace(macro, endless=True)
             self.tail = ""
             self.warnings.append(f"macro \\{name} calls itself")
             return None
@@ -522,7 +569,7 @@ class Expander:
             return None
         end = self.arguments_end if macro.spec else pos
         if macro.frozen:
-            return str(macro.pieces[0]), end
+            return macro.body, end
         key = (name, *arguments)
         if found := self.cache.get(key):
             self.left_chars -= len(found[0])
@@ -537,6 +584,8 @@ class Expander:
         result = self.expand(body, depth + 1)
         if version == self.version and len(body) < NEAR_CHARS:
             self.cache[key] = (result, self.tail)
+            if not macro.spec and not self.tail and result and not result[0].isalpha():
+                self.ready[name] = (result, glue(result, "a") != "a")
         return result, end
 
     def read_arguments(self, source: Source, macro: Macro, pos: int, arguments: list[str]) -> bool:
@@ -586,7 +635,7 @@ class Expander:
         if name in PROTECTED:
             return
         if name in self.active:
-            self.cache.clear()
+            self.forget()
             if not isinstance(self.active[name], Macro) and not name.startswith("if"):
                 return
         if macro is None:
@@ -594,6 +643,11 @@ class Expander:
         else:
             self.active[name] = macro
         self.version += 1
+
+    def forget(self) -> None:
+        """What was expanded so far may mean something else now."""
+        self.cache.clear()
+        self.ready.clear()
 
     def newcommand(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
         """\\newcommand\\foo[2][default]{body} and its family, \\newcommandx\\foo[2][1=default]{body}."""
@@ -611,11 +665,11 @@ class Expander:
             given = dict(part.split("=", 1) for part in default.split(",") if "=" in part)
             defaults = tuple(given.get(str(number + 1)) for number in range(arity))
             spec = "".join("m" if value is None else "o" for value in defaults)
-            macro = make_macro(spec, defaults, body)
+            macro = Macro(spec, defaults, body)
         elif default is not None:
-            macro = make_macro("o" + "m" * (arity - 1), (default,), body)
+            macro = Macro("o" + "m" * (arity - 1), (default,), body)
         else:
-            macro = make_macro("m" * arity, (), body)
+            macro = Macro("m" * arity, (), body)
         if not (name.startswith("provide") and new in self.active):
             self.define(new, self.alias_of(body) or macro)
         return end
@@ -660,9 +714,9 @@ class Expander:
         if old == new:
             self.define(new, None)
         elif old is None:
-            self.define(new, Macro("", (), (target[2],), frozen=True))
+            self.define(new, Macro("", (), target[2], frozen=True))
         else:
-            self.define(new, self.active.get(old) or Macro("", (), ("\\" + old,), frozen=True))
+            self.define(new, self.active.get(old) or Macro("", (), "\\" + old, frozen=True))
         return target.end()
 
     def newenvironment(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
@@ -683,7 +737,7 @@ class Expander:
         closing, end = read_argument(source, end)
         if opening is None or closing is None:
             return found.end()
-        self.environments[found[1]] = (make_macro(spec, defaults, opening), closing)
+        self.environments[found[1]] = (Macro(spec, defaults, opening), closing)
         self.version += 1
         return end
 
@@ -693,7 +747,7 @@ class Expander:
         found = DEFINED_NAME.match(source.text, pos)
         body, end = read_argument(source, found.end()) if found else (None, pos)
         if found and body is not None:
-            self.define(found[1] or found[2], make_macro("", (), "\\operatorname" + star + "{" + body + "}"))
+            self.define(found[1] or found[2], Macro("", (), "\\operatorname" + star + "{" + body + "}"))
         return end
 
     def document_command(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
@@ -703,7 +757,7 @@ class Expander:
         body, end = read_argument(source, end)
         if found and given is not None and body is not None:
             spec, defaults = xparse_spec(given)
-            macro = make_macro(spec, defaults, body)
+            macro = Macro(spec, defaults, body)
             if "?" not in spec:
                 self.define(found[1] or found[2], macro)
         return end
@@ -725,7 +779,7 @@ class Expander:
         value = name.endswith("true")
         self.flags["if" + name[: -4 if value else -5]] = value
         self.version += 1
-        self.cache.clear()
+        self.forget()
         return pos
 
     def prefix(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
@@ -920,7 +974,7 @@ class Expander:
     def number(self, token: str) -> float | None:
         """The number that a token of \\ifnum stands for, if it can be told."""
         action = self.active.get(token[1:]) if token.startswith("\\") else None
-        digits = str(action.pieces[0]) if isinstance(action, Macro) and not action.spec else token
+        digits = action.body if isinstance(action, Macro) and not action.spec else token
         try:
             return float(digits.strip().rstrip("ptcmnixe "))
         except ValueError:
@@ -943,11 +997,11 @@ def def_macro(parameters: str, body: str) -> Macro:
     """The macro of \\def\\foo PARAMETERS{body}."""
     bare = "".join(parameters.split())
     if PARAMETER.sub("", bare) == "":
-        return make_macro("m" * bare.count("#"), (), body)
+        return Macro("m" * bare.count("#"), (), body)
     parts = re.split(r"#\d", parameters)
     ends = (parts[0].strip(), *parts[1:])
     spec = "".join("d" if end else "m" for end in ends[1:])
-    return make_macro(spec, (), body, ends)
+    return Macro(spec, (), body, ends)
 
 
 def delimited_end(source: Source, pos: int, delimiter: str) -> tuple[int, int]:
