@@ -9,7 +9,6 @@ and searches it by halves: it holds no record beyond the one that it asked for, 
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import mmap
@@ -29,6 +28,7 @@ from data_prep.records import Rejection
 YYMM_IN_ID = re.compile(r"(?:[a-z.A-Z-]+/)?(\d\d(?:0[1-9]|1[0-2]))\.?\d{3,5}")  # 1403.0037, math/0303002
 OTHER_BUCKET = "other"  # ids that are no arXiv ids: made-up ones, one's own papers
 BUFFER_BYTES = 64 * 2**20  # lines held before they are appended to their buckets
+MAX_MAPS = 8  # a shard's ids lie in one or two months
 COUNTS = "counts.json"
 
 
@@ -195,18 +195,21 @@ class MetadataIndex:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._open = functools.lru_cache(maxsize=8)(self._map)  # a shard's ids lie in one or two months
+        self.maps: dict[str, mmap.mmap | bytes] = {}
 
-    def _map(self, bucket: str) -> "mmap.mmap | bytes":
-        path = self.folder / f"{bucket}.tsv"
-        if not path.exists():
-            return b""
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    def bucket(self, name: str) -> "mmap.mmap | bytes":
+        """The lines of a bucket, mapped; those of the last MAX_MAPS buckets stay so."""
+        if name not in self.maps:
+            if len(self.maps) == MAX_MAPS:
+                del self.maps[next(iter(self.maps))]
+            self.maps[name] = b""
+            with contextlib.suppress(FileNotFoundError), (self.folder / f"{name}.tsv").open("rb") as file:
+                self.maps[name] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self.maps[name]
 
     def find(self, paper_id: str) -> Paper | None:
         """What the metadata says of a paper; None where it does not hold the id. About 20 microseconds."""
-        lines, key = self._open(bucket_of(paper_id)), paper_id.encode("utf-8", "replace")
+        lines, key = self.bucket(bucket_of(paper_id)), paper_id.encode("utf-8", "replace")
         low, high = 0, len(lines)  # offsets of line starts: the line, if there, starts in [low, high)
         while low < high:
             start = lines.rfind(b"\n", low, (low + high) // 2) + 1 or low
