@@ -15,7 +15,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: import from the repository root
 
-import functools
+import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -26,16 +26,16 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from data_prep.cli import EXIT_DONE, EXIT_INTERRUPTED, Parser, Progress, UserError, atomic_write, duration, run
-from data_prep.records import training_text
 from data_prep.token_files import (
     FULL_TEXT,
     HEADER_BYTES,
     INDEX_DTYPE,
+    PARTS,
     TOKEN_DTYPE,
     Batch,
     Header,
@@ -43,6 +43,8 @@ from data_prep.token_files import (
     TokenizerFacts,
     TokenSequences,
     check_tokenizer_fits,
+    checked_text,
+    load_encoder,
     open_split,
     open_token_file,
     tokenizer_facts,
@@ -63,17 +65,6 @@ SPLITS = ("train", "val")
 SHARD_BYTES = 4 << 20  # of JSONL: about 1.5 s of work for one process, and as much is done twice after a kill
 BATCH_TEXT_CHARS = 1 << 18  # texts that go to the tokenizer together
 DIGEST_STEP_BYTES, DIGEST_SAMPLE_BYTES = 8 << 20, 4 << 10  # an input is known again by 4 KiB of every 8 MiB
-PROSE_PARTS = ("abstract", "introduction", "conclusion")  # the curriculum's first stage reads these
-
-
-def prose_text(record: Mapping[str, Any]) -> str:
-    """The textual part of a record: abstract, introduction and conclusion, where the body has them, else the metadata's abstract."""
-    spans = [record.get("parts", {}).get(name) for name in PROSE_PARTS]
-    pieces = [record["text"][start:end].strip() for start, end in filter(None, spans)]
-    return "\n\n".join(pieces) or str(record.get("abstract", ""))
-
-
-PARTS = {FULL_TEXT: training_text, "prose": prose_text}
 
 
 class Shard(NamedTuple):
@@ -95,26 +86,14 @@ class Packed(NamedTuple):
 # --- in the worker ---
 
 
-@functools.lru_cache(maxsize=1)
-def load_encoder(folder: Path) -> Any:
-    """The tokenizer of `folder` as a `tokenizers.Tokenizer` that takes special tokens in a text for plain text."""
-    from tokenizers import Tokenizer
-
-    encoder = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    encoder.encode_special_tokens = True
-    encoder.no_truncation()
-    encoder.no_padding()
-    return encoder
-
-
 def read_shard(shard: Shard) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The records of a shard, each with the words that name its line in an error."""
+    """The records of a shard, each with the words that name its place in an error."""
     with shard.path.open("rb") as file:
         file.seek(shard.start)
         place = shard.start
         while place < shard.end:
             line = file.readline()
-            where = f"{shard.path}, record at byte {place:,}"
+            where = f"{shard.path}, byte {place:,}"
             place += len(line)
             if not line.strip():
                 continue
@@ -122,28 +101,18 @@ def read_shard(shard: Shard) -> Iterator[tuple[str, dict[str, Any]]]:
                 record = json.loads(line)
             except ValueError as error:
                 raise UserError(f"{where}: not JSON ({error}); write the file anew") from None
-            if not isinstance(record, dict) or not isinstance(record.get("text"), str) or not record["text"]:
-                raise UserError(
-                    f"{where}: a record with a non-empty text is needed; prepare_dataset.py writes such records"
-                )
+            if not isinstance(record, dict):
+                raise UserError(f"{where}: a JSON object is needed, this is {type(record).__name__}")
             yield where, record
 
 
 def pack_shard(shard: Shard, folder: Path, parts: Sequence[str]) -> dict[tuple[str, str], Packed]:
-    """Tokenize a shard: (source, part) -> its documents, in the order of the lines."""
+    """Tokenize a shard: (source, part) -> its documents, in the order of the lines. A record without prose is left out of that part."""
     texts: dict[tuple[str, str], list[str]] = {}
     for where, record in read_shard(shard):
         for part in parts:
-            text = PARTS[part](record)
-            if not text:
-                continue
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise UserError(
-                    f"{where}: character {error.start} is a lone surrogate, which no file can hold; clean the text"
-                ) from None
-            texts.setdefault((source_name(record), part), []).append(text)
+            if text := checked_text(record, where, part):
+                texts.setdefault((source_name(record), part), []).append(text)
     return {output: encode_documents(documents, folder) for output, documents in texts.items()}
 
 
@@ -208,21 +177,34 @@ def input_digest(path: Path) -> str:
 
 # --- the writer ---
 
+COUNTS = ("num_tokens", "num_documents", "num_text_bytes")
+
 
 class Output:
     """One packed source while it is written: `<name>.bin.partial` and `.idx.partial`, of which `commit`ted bytes survive a kill."""
 
     def __init__(self, folder: Path, name: str, counts: Mapping[str, int]) -> None:
         self.folder, self.name = folder, name
-        self.num_tokens, self.num_documents, self.num_text_bytes = (
-            counts.get(key, 0) for key in ("num_tokens", "num_documents", "num_text_bytes")
-        )
-        self.tokens = self.reopen(".bin", self.num_tokens * TOKEN_DTYPE.itemsize)
-        self.starts = self.reopen(".idx", self.num_documents * INDEX_DTYPE.itemsize)
+        self.num_tokens, self.num_documents, self.num_text_bytes = (counts.get(key, 0) for key in COUNTS)
+        self.tokens, self.starts = (self.reopen(*file) for file in self.committed(folder, name, counts))
 
-    def reopen(self, suffix: str, num_bytes: int) -> Any:
-        """The partial file, cut to its committed length, open at its end; a fresh one has room for the header."""
-        path = self.folder / f"{self.name}{suffix}.partial"
+    @staticmethod
+    def committed(folder: Path, name: str, counts: Mapping[str, int]) -> list[tuple[Path, int]]:
+        """The two partial files, each with the number of bytes that `counts` vouch for."""
+        return [
+            (folder / f"{name}.bin.partial", counts.get("num_tokens", 0) * TOKEN_DTYPE.itemsize),
+            (folder / f"{name}.idx.partial", counts.get("num_documents", 0) * INDEX_DTYPE.itemsize),
+        ]
+
+    @classmethod
+    def holds(cls, folder: Path, name: str, counts: Mapping[str, int]) -> bool:
+        """Whether the partial files have all bytes that `counts` vouch for."""
+        files = cls.committed(folder, name, counts)
+        return all(path.exists() and path.stat().st_size >= HEADER_BYTES + size for path, size in files)
+
+    @staticmethod
+    def reopen(path: Path, num_bytes: int) -> BinaryIO:
+        """A partial file cut to its committed bytes, open at its end; a fresh one has room for the header."""
         file = path.open("r+b" if num_bytes else "wb")
         file.truncate(HEADER_BYTES + num_bytes)
         file.seek(0, os.SEEK_END)
@@ -256,8 +238,9 @@ class Output:
         """Write the headers and give the three files their names, the .bin last; return its path."""
         self.starts.write(np.array([self.num_tokens], INDEX_DTYPE).tobytes())
         for file, dtype in ((self.tokens, TOKEN_DTYPE), (self.starts, INDEX_DTYPE)):
-            counts = (self.num_tokens, self.num_documents, self.num_text_bytes)
-            header = Header(dtype.str, *counts, facts.num_ids, facts.bos_id, facts.eos_id, facts.fingerprint)
+            header = Header(
+                dtype.str, *self.counts().values(), facts.num_ids, facts.bos_id, facts.eos_id, facts.fingerprint
+            )
             file.seek(0)
             file.write(header.to_bytes())
         self.commit()
@@ -365,7 +348,6 @@ class SplitWriter:
 
     def __init__(self, job: Job, identity: Mapping[str, Any]) -> None:
         self.job, self.identity = job, identity
-        job.folder.mkdir(parents=True, exist_ok=True)
         self.end, counts = self.resume()
         self.outputs = {key: Output(job.folder, output_name(job.split, *key), counts[key]) for key in counts}
         self.committed_s = 0.0
@@ -376,10 +358,14 @@ class SplitWriter:
         if not self.job.journal.exists():
             return 0, {}
         state = json.loads(self.job.journal.read_text(encoding="utf-8"))
-        if state["job"] != self.identity:
+        counts = {(row["source"], row["part"]): row["counts"] for row in state["outputs"]}
+        names = {key: output_name(self.job.split, *key) for key in counts}
+        if state["job"] != self.identity or not all(
+            Output.holds(self.job.folder, names[key], counts[key]) for key in counts
+        ):
             return 0, {}
         print(f"{self.job.split}: going on at byte {state['end']:,} of {self.job.input}", file=sys.stderr)
-        return state["end"], {(row["source"], row["part"]): row["counts"] for row in state["outputs"]}
+        return state["end"], counts
 
     def add(self, shard: Shard, packed: Mapping[tuple[str, str], Packed]) -> None:
         """Append a shard's documents to their outputs; bring them to the disk every COMMIT_INTERVAL_S."""
@@ -453,7 +439,12 @@ def pack(dataset: Path, tokenizer: Path, *, parts: Sequence[str] = (FULL_TEXT,),
     if "train" not in inputs:
         raise UserError(f"{dataset} holds no train.jsonl; run data_prep/prepare_dataset.py --out {dataset}")
     tokenizer_facts(tokenizer)  # say what is wrong with it before any work
-    return [file for split in inputs for file in pack_split(Job(dataset, split, tokenizer, tuple(parts)), processes)]
+    (dataset / "tokens").mkdir(exist_ok=True)
+    with (dataset / "tokens" / ".lock").open("w") as lock:  # a second packer waits, then finds the work done
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return [
+            file for split in inputs for file in pack_split(Job(dataset, split, tokenizer, tuple(parts)), processes)
+        ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

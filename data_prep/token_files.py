@@ -16,7 +16,7 @@ import functools
 import hashlib
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,6 @@ HEADER_BYTES = 256
 # magic, version, dtype, then num_tokens, num_documents, num_text_bytes, then vocab_size, bos, eos, then the fingerprint
 HEADER = struct.Struct("<8sI4sQQQIII64s")
 TOKEN_DTYPE, INDEX_DTYPE = np.dtype("<u4"), np.dtype("<u8")
-FULL_TEXT = "text"  # the part that holds whole documents
 
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
@@ -41,11 +40,24 @@ UInt64 = npt.NDArray[np.uint64]
 # --- what is packed ---
 
 
-def checked_text(record: Mapping[str, Any], where: str) -> str:
-    """training_text of a record whose text is there and can be written; else a UserError that begins with `where`."""
+def prose_text(record: Mapping[str, Any]) -> str:
+    """The textual part of a record: abstract, introduction and conclusion where the body has them, else the metadata's abstract."""
+    spans = [record.get("parts", {}).get(name) for name in PROSE_PARTS]
+    pieces = [record["text"][span[0] : span[1]].strip() for span in spans if span]
+    return "\n\n".join(pieces) or str(record.get("abstract") or "")
+
+
+# What can be packed of a record. `text`, the whole document, is what training reads if nothing else is asked for.
+FULL_TEXT = "text"
+PROSE_PARTS = ("abstract", "introduction", "conclusion")
+PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {FULL_TEXT: training_text, "prose": prose_text}
+
+
+def checked_text(record: Mapping[str, Any], where: str, part: str = FULL_TEXT) -> str:
+    """A part of a record that has a text, all of it writable; else a UserError that begins with `where`."""
     if not isinstance(record.get("text"), str) or not record["text"]:
         raise UserError(f"{where}: a record with a non-empty text is needed; prepare_dataset.py writes such records")
-    text = training_text(record)
+    text = PARTS[part](record)
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -129,6 +141,26 @@ def cached_facts(folder: Path, stamps: tuple[int, ...]) -> TokenizerFacts:
     ]
     digest = hashlib.sha256(json.dumps(deciding, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
     return TokenizerFacts(max(ids.values()) + 1, bos_id, eos_id, special("pad_token"), digest)
+
+
+def load_encoder(folder: Path) -> Any:
+    """The tokenizer of a folder as a `tokenizers.Tokenizer` set for texts: what packs, and what must give the same ids as packing.
+
+    Characters in a text that spell a special token ("</s>" in a paper on language models) stay text; nothing is cut or padded.
+    """
+    return cached_encoder(folder.resolve(), tokenizer_fingerprint(folder))
+
+
+@functools.lru_cache(maxsize=2)
+def cached_encoder(folder: Path, fingerprint: str) -> Any:
+    """load_encoder, loaded once for each state of the folder."""
+    from tokenizers import Tokenizer
+
+    encoder = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    encoder.encode_special_tokens = True
+    encoder.no_truncation()
+    encoder.no_padding()
+    return encoder
 
 
 def tokenizer_fingerprint(folder: Path) -> str:
