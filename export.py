@@ -1,0 +1,465 @@
+"""A checkpoint for other runtimes: GGUF for llama.cpp, each export judged against the model it came from before it gets its name.
+
+In: the Hugging Face folder of a run. Out: one .gguf file (F32, BF16 or Q8_0) with weights, tokenizer and chat template.
+
+The judge reads the file back and compares the logits, the tokenization and the ids that end a text with the original's; an
+export that differs by more than LOGIT_LIMITS allows is deleted, not left. The judge is llama.cpp itself where llama-cpp-python is
+installed; else the GGUF reader of transformers, which judges the logits only, and the report says so.
+
+Needs the package gguf (pip install gguf); llama-cpp-python for the full judgement.
+
+Examples:
+    python export.py gguf --model runs/pretrain/hf --out kitefish-bf16.gguf --dataset dataset_train_val
+    python export.py gguf --model runs/sft/hf --out chat-q8_0.gguf --type q8_0
+"""
+
+import importlib.util
+import random
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_prep.cli import Parser, Progress, UserError, run
+from data_prep.records import read_jsonl, training_text
+from generate import END_OF_TURN, check_checkpoint, load_checkpoint
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Where each tensor of a Llama goes; {} is the number of the layer. The order is the file's.
+TENSOR_NAMES = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.layers.{}.input_layernorm.weight": "blk.{}.attn_norm.weight",
+    "model.layers.{}.self_attn.q_proj.weight": "blk.{}.attn_q.weight",
+    "model.layers.{}.self_attn.k_proj.weight": "blk.{}.attn_k.weight",
+    "model.layers.{}.self_attn.v_proj.weight": "blk.{}.attn_v.weight",
+    "model.layers.{}.self_attn.o_proj.weight": "blk.{}.attn_output.weight",
+    "model.layers.{}.post_attention_layernorm.weight": "blk.{}.ffn_norm.weight",
+    "model.layers.{}.mlp.gate_proj.weight": "blk.{}.ffn_gate.weight",
+    "model.layers.{}.mlp.up_proj.weight": "blk.{}.ffn_up.weight",
+    "model.layers.{}.mlp.down_proj.weight": "blk.{}.ffn_down.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
+# llama.cpp's numbers for what most of a file's tensors are: llama_ftype in its llama.h.
+FILE_TYPES = {"f32": 0, "bf16": 32, "q8_0": 7}
+# How far the logits may be from the original's in float32, in units of what bfloat16 costs transformers on the same texts: that
+# cost depends on the model (0.2% for a tiny trained one, 1.5% for a random one), its multiples hardly (docs/LOG.md, 2026-11-21).
+LOGIT_LIMITS = {"f32": 0.1, "bf16": 2.0, "q8_0": 8.0}
+
+# Texts that tokenizers disagree on: spaces and line ends at the edges, characters that no piece holds, digits, what looks
+# like a special token, control words.
+HARD_TEXTS = (
+    "Let $p$ be a prime number. Then $a^p \\equiv a \\pmod p$ for every integer $a$.",
+    " leading and trailing ",
+    "\n\nblank lines\n\n\n and \t tabs\t",
+    "double  triple   and     five",
+    "\\begin{align*}\n  x &= \\frac{1}{2}, \\\\\n  y &= \\sqrt{\\pi}\n\\end{align*}",
+    "\\alpha\\beta\\gamma \\mathbb{R}^{n\\times m}",
+    "naïve café Schrödinger Erdős Łukasiewicz Poincaré",
+    "漢字 кириллица ελληνικά עברית",
+    "𝔸𝕊 ∀ε>0 ∃δ ≤ ∞ ∑ ∫ ⊗",
+    "3.14159265358979 1,234,567 0x1F 10^{-34}",
+    "<s> </s> <|im_end|> <unk> <pad> <think>",
+    "\\[\\int_0^1 x^2\\,dx=\\tfrac13\\]",
+    "e\u0301 \u00a0 \u200b \u2028 \r\n",
+    "def f(x):\n    return x ** 2\n",
+    "https://arxiv.org/abs/2401.00001v2",
+    "%$#&_{}~^\\\\",
+)
+SLICE_CHARS = (1, 200)  # lengths of the slices whose tokenization is compared
+NUM_LOGIT_TEXTS = 8
+# A piece of a tokenizer of ours never holds these two; its normaliser writes them another way, which GGUF cannot say.
+OUTSIDE_GGUF = ("\u2581", "\ue000")
+
+
+def need_package(name: str, install: str) -> None:
+    """A UserError with the command that installs it, if an optional package is absent."""
+    if importlib.util.find_spec(name) is None:
+        raise UserError(f"this export needs the package {install}, which is not installed; pip install {install}")
+
+
+# --- the texts that judge ---
+
+
+def hard_slices(dataset: Path | None, count: int, seed: int) -> list[str]:
+    """HARD_TEXTS, then slices of random length at random places of the val texts (of HARD_TEXTS where no dataset is given)."""
+    if dataset is None:
+        texts = ["".join(HARD_TEXTS)]
+    else:
+        texts = [training_text(record) for record in read_jsonl(dataset / "val.jsonl")]
+        if not texts:
+            raise UserError(
+                f"{dataset / 'val.jsonl'} holds no document to judge the tokenization by; leave --dataset out"
+            )
+    rng = random.Random(seed)
+    slices = list(HARD_TEXTS)
+    while len(slices) < count:
+        text = rng.choice(texts)
+        start = rng.randrange(len(text))
+        slices.append(text[start : start + rng.randint(*SLICE_CHARS)])
+    return slices
+
+
+@dataclass(frozen=True)
+class Original:
+    """What the exported model must reproduce: ids and float32 logits [n, vocabulary] of a few texts, ids of all slices.
+
+    `bf16_error` is the yardstick: the relative error of the same logits computed by transformers in bfloat16.
+    """
+
+    slices: list[str]
+    slice_ids: list[list[int]]
+    text_ids: list[list[int]]
+    logits: list["np.ndarray[Any, Any]"]
+    stop_ids: list[int]
+    bf16_error: float
+
+
+def original(folder: Path, dataset: Path | None, num_slices: int, seed: int) -> Original:
+    """Ask transformers, on the CPU in float32, for what the export is measured against."""
+    slices = hard_slices(dataset, num_slices, seed)
+    model, tokenizer = load_checkpoint(folder, device="cpu", dtype="float32")
+    slice_ids = [tokenizer.encode(text, add_special_tokens=False) for text in slices]
+    room = min(model.config.max_position_embeddings, 256)
+    longest = sorted(slice_ids[len(HARD_TEXTS) :] or slice_ids, key=len, reverse=True)
+    text_ids = [[model.config.bos_token_id, *ids][:room] for ids in (slice_ids[0], *longest[: NUM_LOGIT_TEXTS - 1])]
+    logits = all_logits(model, text_ids)
+    del model  # the next one takes its place in memory
+    rounded, _ = load_checkpoint(folder, device="cpu", dtype="bfloat16")
+    bf16_error, _ = compare_logits(all_logits(rounded, text_ids), logits)
+    stops = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END_OF_TURN)]
+    return Original(slices, slice_ids, text_ids, logits, stops, bf16_error)
+
+
+def all_logits(model: Any, text_ids: Sequence[Sequence[int]]) -> list["np.ndarray[Any, Any]"]:
+    """The model's logits for each text, float32 [n, vocabulary]."""
+    import torch
+
+    with torch.inference_mode():
+        return [model(torch.tensor([ids])).logits[0].float().numpy() for ids in text_ids]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge found. Relative logit error and share of equal likeliest tokens; slices that tokenize otherwise."""
+
+    judge: str
+    logit_error: float
+    same_argmax: float
+    num_slices: int | None
+    num_different: int | None
+
+    def sentence(self) -> str:
+        """The verdict for a person."""
+        tokens = (
+            "tokenization not judged (pip install llama-cpp-python)"
+            if self.num_slices is None
+            else f"tokenization equal on {self.num_slices - (self.num_different or 0):,} of {self.num_slices:,} slices"
+        )
+        return f"{self.judge}: logits differ by {self.logit_error:.2e}, likeliest token equal {self.same_argmax:.1%}; {tokens}"
+
+
+def compare_logits(
+    found: Sequence["np.ndarray[Any, Any]"], wanted: Sequence["np.ndarray[Any, Any]"]
+) -> tuple[float, float]:
+    """(relative error in the Frobenius norm, share of positions with the same likeliest token) over all texts."""
+    import numpy as np
+
+    exported, expected = np.concatenate(found).astype(np.float64), np.concatenate(wanted).astype(np.float64)
+    error = np.linalg.norm(exported - expected) / np.linalg.norm(expected)
+    return float(error), float((exported.argmax(1) == expected.argmax(1)).mean())
+
+
+# --- GGUF ---
+
+
+def tensor_places(folder: Path, num_layers: int) -> list[tuple[str, str, Path]]:
+    """(name in the file, name in the checkpoint, shard that holds it) of each tensor, in the order of TENSOR_NAMES.
+
+    A tensor that a Llama does not have is a UserError; so is one that is missing, except the head of a tied model.
+    """
+    from safetensors import safe_open
+
+    shards = {}
+    for shard in sorted(folder.glob("*.safetensors")):
+        with safe_open(shard, framework="pt") as file:
+            shards.update(dict.fromkeys(file.keys(), shard))
+    layered = [(source, name) for source, name in TENSOR_NAMES.items() if "{}" in source]
+    pairs = [(source, name) for source, name in TENSOR_NAMES.items() if "{}" not in source]
+    pairs[1:1] = [(source.format(i), name.format(i)) for i in range(num_layers) for source, name in layered]
+    if strange := sorted(set(shards) - {source for source, _ in pairs}):
+        raise UserError(f"{folder} holds {strange[0]}, which a plain Llama does not have; this export cannot write it")
+    return [(name, source, shards[source]) for source, name in pairs if source in shards]
+
+
+def permute_heads(weight: "np.ndarray[Any, Any]", num_heads: int) -> "np.ndarray[Any, Any]":
+    """Rows of a query or key projection [heads x size, hidden] in llama.cpp's order.
+
+    transformers turns dimension i of a head together with i + size/2, llama.cpp 2i with 2i + 1: the halves are interleaved.
+    """
+    rows, columns = weight.shape
+    halves = weight.reshape(num_heads, 2, rows // num_heads // 2, columns)
+    permuted: np.ndarray[Any, Any] = halves.swapaxes(1, 2).reshape(rows, columns)
+    return permuted
+
+
+def read_tensors(
+    places: Sequence[tuple[str, str, Path]], config: Mapping[str, Any]
+) -> Iterator["np.ndarray[Any, Any]"]:
+    """The tensors in float32, one at a time, queries and keys permuted."""
+    from safetensors import safe_open
+
+    for name, source, shard in places:
+        with safe_open(shard, framework="pt") as file:
+            weight = file.get_tensor(source).float().numpy()
+        if name.endswith("attn_q.weight"):
+            weight = permute_heads(weight, config["num_attention_heads"])
+        elif name.endswith("attn_k.weight"):
+            weight = permute_heads(weight, config["num_key_value_heads"])
+        yield weight
+
+
+def vocabulary(folder: Path, num_rows: int) -> tuple[list[str], list[float], list[int]]:
+    """Pieces, scores and llama.cpp's token types, one for each row of the embedding.
+
+    Pieces and scores are tokenizer.model's, types follow tokenizer.json: a special token is a control token, another added one is
+    user-defined (found in a text before all merging). Rows beyond the tokenizer are unused. A UserError if the two files
+    disagree about a piece.
+    """
+    import json
+
+    import sentencepiece
+    from gguf import TokenType
+
+    if not (folder / "tokenizer.model").is_file():
+        raise UserError(
+            f"{folder} holds no tokenizer.model, from which GGUF takes its vocabulary; copy it from the tokenizer's folder"
+        )
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    ids = {**content["model"]["vocab"], **{token["content"]: token["id"] for token in content["added_tokens"]}}
+    by_id = {number: piece for piece, number in ids.items()}
+    types = {
+        token["id"]: TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
+        for token in content["added_tokens"]
+    }
+    names, scores, kinds = [], [], []
+    for index in range(num_rows):
+        if index >= pieces.vocab_size():
+            names.append(f"[UNUSED{index}]")
+            scores.append(-1e9)
+            kinds.append(TokenType.UNUSED)
+            continue
+        piece = pieces.id_to_piece(index)
+        if by_id.get(index) != piece:
+            raise UserError(
+                f"id {index} is {piece!r} in {folder}/tokenizer.model, {by_id.get(index)!r} in tokenizer.json; copy both from one tokenizer"
+            )
+        names.append(piece)
+        scores.append(pieces.get_score(index))
+        plain = (
+            TokenType.BYTE
+            if pieces.is_byte(index)
+            else TokenType.UNKNOWN
+            if pieces.is_unknown(index)
+            else TokenType.NORMAL
+        )
+        kinds.append(plain if pieces.is_unknown(index) else types.get(index, plain))
+    return names, scores, [int(kind) for kind in kinds]
+
+
+def chat_template(folder: Path) -> str | None:
+    """The tokenizer's chat template without its generation marks, which only training reads and not every runtime knows.
+
+    A mark becomes an empty comment, which treats the white space around it alike.
+    """
+    import re
+
+    from transformers import AutoTokenizer
+
+    template = AutoTokenizer.from_pretrained(folder, local_files_only=True).chat_template
+    return None if template is None else re.sub(r"\{%([-+]?)\s*(?:end)?generation\s*([-+]?)%\}", r"{#\1 \2#}", template)
+
+
+def write_metadata(writer: Any, folder: Path, config: Mapping[str, Any], kind: str, name: str) -> None:
+    """All that llama.cpp wants to know beside the tensors."""
+    rope = config.get("rope_parameters") or {}
+    if rope.get("rope_type", "default") != "default":
+        raise UserError(
+            f"the model's positions are scaled (rope_type {rope['rope_type']}); only plain RoPE can be exported"
+        )
+    heads = config["num_attention_heads"]
+    names, scores, kinds = vocabulary(folder, config["vocab_size"])
+    writer.add_name(name)
+    writer.add_file_type(FILE_TYPES[kind])
+    writer.add_quantization_version(2)
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_dimension_count(config.get("head_dim") or config["hidden_size"] // heads)
+    writer.add_rope_freq_base(float(rope.get("rope_theta", config.get("rope_theta", 10_000.0))))
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(names)
+    writer.add_token_scores(scores)
+    writer.add_token_types(kinds)
+    writer.add_bos_token_id(names.index("<s>"))
+    writer.add_eos_token_id(names.index("</s>"))
+    writer.add_unk_token_id(names.index("<unk>"))
+    writer.add_pad_token_id(names.index("<pad>"))
+    writer.add_eot_token_id(names.index(END_OF_TURN))
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(False)
+    writer.add_add_space_prefix(False)
+    if (template := chat_template(folder)) is not None:
+        writer.add_chat_template(template)
+
+
+def write_gguf(folder: Path, config: Mapping[str, Any], kind: str, name: str, path: Path) -> None:
+    """Write the checkpoint as `path`; one tensor at a time is in memory. Matrices are of `kind`, norms float32."""
+    import gguf
+
+    places = tensor_places(folder, config["num_hidden_layers"])
+    writer = gguf.GGUFWriter(path, "llama")
+    write_metadata(writer, folder, config, kind, name)
+    wanted = gguf.GGMLQuantizationType[kind.upper()]
+    kinds = []
+    for place, shape in zip(places, tensor_shapes(places), strict=True):
+        this = wanted if len(shape) == 2 else gguf.GGMLQuantizationType.F32
+        block, block_bytes = gguf.GGML_QUANT_SIZES[this]
+        if shape[-1] % block:
+            raise UserError(f"{place[1]} has rows of {shape[-1]}; {kind} needs a multiple of {block}; give --type bf16")
+        num_entries = 1
+        for size in shape:
+            num_entries *= size
+        writer.add_tensor_info(place[0], shape, "float32", num_entries // block * block_bytes, this)
+        kinds.append(this)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    with Progress("write", total=len(places), unit="tensors") as progress:
+        for weight, this in zip(read_tensors(places, config), kinds, strict=True):
+            writer.write_tensor_data(gguf.quantize(weight, this))
+            progress.update()
+    writer.close()
+
+
+def tensor_shapes(places: Sequence[tuple[str, str, Path]]) -> list[tuple[int, ...]]:
+    """The shapes of the tensors, from the headers of their shards."""
+    from safetensors import safe_open
+
+    shapes = []
+    for _, source, shard in places:
+        with safe_open(shard, framework="pt") as file:
+            shapes.append(tuple(file.get_slice(source).get_shape()))
+    return shapes
+
+
+def judge_by_llama_cpp(path: Path, wanted: Original) -> Verdict:
+    """Load the file in llama.cpp and ask for tokens, logits and the ids that end a text.
+
+    Raises UserError if llama.cpp does not stop at a stop token. Keys and values are kept in float32, so that what is seen is
+    the export's error and not the cache's.
+    """
+    import llama_cpp
+    import numpy as np
+
+    longest = max(map(len, wanted.text_ids))
+    sizes = {"n_ctx": longest, "n_batch": longest, "n_ubatch": longest}
+    llama = llama_cpp.Llama(str(path), **sizes, logits_all=True, verbose=False, type_k=0, type_v=0)
+    logits = []
+    for ids in wanted.text_ids:
+        llama.reset()
+        llama.eval(ids)
+        logits.append(np.array(llama.scores[: len(ids)]))
+    for index in wanted.stop_ids:
+        if not llama_cpp.llama_vocab_is_eog(llama._model.vocab, index):
+            raise UserError(f"llama.cpp would not stop at token {index}; nothing was exported")
+    judged = [
+        (text, ids)
+        for text, ids in zip(wanted.slices, wanted.slice_ids, strict=True)
+        if not any(c in text for c in OUTSIDE_GGUF)
+    ]
+    different = [text for text, ids in judged if llama.tokenize(text.encode(), add_bos=False, special=True) != ids]
+    if different:
+        print(f"first slice that tokenizes otherwise: {different[0]!r}", file=sys.stderr)
+    return Verdict("llama.cpp", *compare_logits(logits, wanted.logits), len(judged), len(different))
+
+
+def judge_by_transformers(path: Path, wanted: Original) -> Verdict:
+    """Load the file with the GGUF reader of transformers and compare logits; its tokenizer reader is no judge, so none is asked."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype="float32").eval()
+    return Verdict("transformers", *compare_logits(all_logits(model, wanted.text_ids), wanted.logits), None, None)
+
+
+def check_verdict(verdict: Verdict, wanted: Original, kind: str) -> None:
+    """Raise UserError if the export is not the model; the caller then deletes it."""
+    limit = LOGIT_LIMITS[kind] * wanted.bf16_error
+    print(f"{verdict.sentence()}; bfloat16 costs transformers {wanted.bf16_error:.2e}", file=sys.stderr)
+    if not verdict.logit_error <= limit:  # also where it is not a number
+        raise UserError(
+            f"the export's logits differ by {verdict.logit_error:.2e}; {LOGIT_LIMITS[kind]:g} x the {wanted.bf16_error:.2e} that "
+            f"bfloat16 costs = {limit:.2e} is allowed; it was deleted"
+        )
+    if verdict.num_different:
+        raise UserError(
+            f"{verdict.num_different:,} of {verdict.num_slices:,} slices tokenize otherwise in the export; it was deleted"
+        )
+
+
+def export_gguf(flags: Any) -> int:
+    """The subcommand: write under a temporary name, judge, rename."""
+    need_package("gguf", "gguf")
+    config = check_checkpoint(flags.model, flags.model)
+    if flags.num_slices < 1:
+        raise UserError(f"--num-slices {flags.num_slices}: 1 or more is needed")
+    wanted = original(flags.model, flags.dataset, flags.num_slices, flags.seed)
+    flags.out.parent.mkdir(parents=True, exist_ok=True)
+    partial = flags.out.with_name(flags.out.name + ".partial")
+    try:
+        write_gguf(flags.model, config, flags.type, flags.name or flags.out.stem, partial)
+        judge = judge_by_llama_cpp if importlib.util.find_spec("llama_cpp") else judge_by_transformers
+        check_verdict(judge(partial, wanted), wanted, flags.type)
+        partial.replace(flags.out)
+    finally:
+        partial.unlink(missing_ok=True)
+    print(flags.out)
+    return 0
+
+
+def parser() -> Parser:
+    """The command line."""
+    words = Parser(prog="export.py", description=__doc__)
+    commands = words.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    one = commands.add_parser("gguf", help="one file for llama.cpp", description=__doc__)
+    one.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="Hugging Face folder, say runs/pretrain/hf"
+    )
+    one.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .gguf file to write")
+    one.add_argument("--type", choices=list(FILE_TYPES), default="bf16", help="of the matrices (default %(default)s)")
+    one.add_argument("--name", help="the model's name in the file (default: the file's)")
+    one.add_argument("--dataset", type=Path, metavar="DIR", help="judge with slices of its val.jsonl")
+    one.add_argument("--num-slices", type=int, default=1_000, help="texts to tokenize both ways (default %(default)s)")
+    one.add_argument("--seed", type=int, default=0, help="of the slices (default %(default)s)")
+    one.set_defaults(work=export_gguf)
+    return words
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; see the docstring of this file."""
+    flags = parser().parse_args(argv)
+    return int(flags.work(flags))
+
+
+if __name__ == "__main__":
+    run(main)
