@@ -36,7 +36,8 @@ MAX_ZIP_DIRECTORY_BYTES = 4_000_000  # what MAX_MEMBERS entries with long names 
 MAX_GZIP_MEMBERS = 16  # gzip files written one behind the other
 MAX_NESTING = 3  # an archive in an archive in an archive
 MAX_NESTED = 8  # archives looked into inside one
-MAX_NAME_BYTES = 100_000  # of a name or a header's fields in a tar
+MAX_EXTENDED_BYTES = 100_000  # read of a tar header that extends another
+MAX_NAME_CHARS = 1_000  # of a member's name with its folders
 CHUNK_BYTES = 16_000_000  # inflated at a time
 
 # Members that are never TeX: their names are kept (they tell what a submission consists of), their contents skipped.
@@ -72,7 +73,7 @@ MAGIC = (
     (b"\xd0\xcf\x11\xe0", "office"),  # OLE: Word before 2007
     (b"{\\rtf", "office"),
 )
-HTML_START = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.I | re.S)
+HTML_TAGS = (b"<!doctype html", b"<html", b"<head", b"<body", b"<title")
 OFFICE_MEMBER = re.compile(r"\[Content_Types\]\.xml$|^word/|^mimetype$|^content\.xml$")
 
 # inputenc's names for encodings (CTAN, inputenc) -> Python's. Latin-1 files in the wild are Windows files: cp1252 is the superset.
@@ -121,7 +122,7 @@ TAR_FILES = (b"0", b"\0", b"7")
 TAR_LINKS = (b"1", b"2")
 TAR_EXTENSIONS = (b"x", b"g", b"L", b"K")
 OCTAL = re.compile(rb"[\0 ]*([0-7]*)[\0 ]*")
-PAX_FIELD = re.compile(rb"\d+ (path|linkpath|size)=([^\n]*)\n")
+PAX_FIELD = re.compile(rb"\d{1,9} (path|linkpath|size)=([^\n]*)\n")
 PAX_SIZE = re.compile(r"\d{1,15}")
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, IndexError, struct.error)
 
@@ -221,9 +222,9 @@ def sniff(data: bytes) -> str:
     head = data[:2048]
     if not head.strip(b"\0") and not data.strip(b"\0"):
         return "nul" if data else "empty"
-    if parse_header(data[:TAR_BLOCK_BYTES]) is not None:
+    if parse_header(data[:TAR_BLOCK_BYTES]) is not None or data[257:262] == b"ustar":
         return "tar"
-    if HTML_START.match(head) or b"<html" in head[:1024].lower():
+    if head.lstrip().startswith(b"<") and any(tag in head.lower() for tag in HTML_TAGS):
         return "html"
     if b"%PDF-" in head[:1024]:
         return "pdf"
@@ -362,20 +363,24 @@ def extended_header(kind: bytes, data: bytes) -> dict[str, str]:
 def walk_tar(stream: Stream, wants: Wants, stop: Stop) -> Iterator[tuple[Header, bytes | None]]:
     """Each file and link of a tar with its contents, None where `wants(name, size)` says no and for links.
 
-    `stop(detail, member)` is told where the tar is cut short or a header is wrong, which ends the walk; a member that is cut
-    short still comes, as far as it goes. Directories and devices are passed over.
+    `stop(detail, member)` is told where the tar is cut short or a header is wrong; a member that is cut short still comes, as
+    far as it goes, and behind a wrong header the walk goes on at the next good one. Directories and devices are passed over.
     """
     told: dict[str, str] = {}
+    lost = False
     while block := stream.read(TAR_BLOCK_BYTES):
-        header = parse_header(block)
+        header = parse_header(block) if not lost or block[257:262] == b"ustar" else None
+        if header is None and not lost:
+            if not block.strip(b"\0"):  # a block of NULs ends a tar
+                return
+            stop(f"tar ends or breaks in the header at byte {stream.offset - len(block):,}", None)
+        lost = header is None
         if header is None:
-            if len(block) < TAR_BLOCK_BYTES or block.strip(b"\0"):  # a block of NULs ends a tar
-                stop(f"tar ends or breaks in the header at byte {stream.offset - len(block):,}", None)
-            return
+            continue
         size, padding = header.size, -header.size % TAR_BLOCK_BYTES
         if header.kind in TAR_EXTENSIONS:
-            told |= extended_header(header.kind, stream.read(min(size, MAX_NAME_BYTES)))
-            stream.skip(size - min(size, MAX_NAME_BYTES) + padding)
+            told |= extended_header(header.kind, stream.read(min(size, MAX_EXTENDED_BYTES)))
+            stream.skip(size - min(size, MAX_EXTENDED_BYTES) + padding)
             continue
         if "size" in told:
             size, padding = int(told["size"]), -int(told["size"]) % TAR_BLOCK_BYTES
@@ -493,8 +498,8 @@ def open_nested(archive: Archive) -> bool:
 
 def member_name(folder: str, name: str) -> str:
     """A member's name below `folder`, without leading slashes and with '.' and '..' resolved: '../a/./b' -> 'a/b'."""
-    path = posixpath.normpath(posixpath.join("/", folder, name.replace("\\", "/").lstrip("/")))
-    return path.lstrip("/")
+    name = name[:MAX_NAME_CHARS].replace("\\", "/").lstrip("/")
+    return posixpath.normpath(posixpath.join("/", folder, name)).lstrip("/")
 
 
 def gzip_name(data: bytes) -> str:
@@ -618,7 +623,7 @@ def is_bulk_tar(path: Path, head: bytes) -> bool:
 
 
 def iter_bulk_tar(path: Path, file: IO[bytes]) -> Iterator[Eprint | BrokenSource]:
-    """The e-prints of a bulk tar in their order; then, where it is cut short, a BrokenSource that says where.
+    """The e-prints of a bulk tar in their order; then, where it is cut short or damaged, a BrokenSource that says where.
 
     The member that the cut hits is not yielded: the author's archive is whole, this copy of it is not.
     """
@@ -629,7 +634,8 @@ def iter_bulk_tar(path: Path, file: IO[bytes]) -> Iterator[Eprint | BrokenSource
 
     stream = Stream(iter(lambda: file.read(CHUNK_BYTES), b""))
     for header, data in walk_tar(stream, lambda _, size: size <= MAX_ARCHIVE_BYTES, stop):
-        if not broken and header.kind in TAR_FILES and is_archive_name(posixpath.basename(header.name)):
+        is_whole = data is None or len(data) == header.size
+        if is_whole and header.kind in TAR_FILES and is_archive_name(posixpath.basename(header.name)):
             whole = bytes(MAX_ARCHIVE_BYTES + 1) if data is None else data
             yield Eprint(*parse_name(header.name), f"{path.as_posix()}/{header.name}", whole)
     yield from broken[:1]

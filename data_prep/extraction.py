@@ -50,6 +50,7 @@ __all__ = ["BrokenSource", "Eprint", "Extracted", "extract_source", "iter_eprint
 # Limits
 MIN_CUT_CHARS = 2_000  # a main file cut short is used if that much of its body is there: the paper's smallest volume
 MAX_NOTICE_CHARS = 2_000  # only a body as short is looked at for a notice of withdrawal
+MAX_SHELL_CHARS = 100_000  # only a body as short is looked at for words around PDF pages
 MAX_SHELL_WORDS = 100  # a document around PDF pages, or a notice of withdrawal, has fewer words of its own
 
 # Where a document begins and how it names its format. arXiv's own order: LaTeX before plain TeX.
@@ -63,7 +64,7 @@ CONTROL_WORD = re.compile(rb"\\[A-Za-z]{2,}")
 MIN_CONTROL_WORDS = 10  # a file without any of the above is TeX if it has as many
 INCLUDED = re.compile(
     rb"\\(?:input|include|subfile\w*|(?:sub)?(?:import|includefrom|inputfrom)\*?\s*\{[^{}]{0,500}\})(?![A-Za-z])"
-    rb"\s*(?:\{\s*([^{}]{1,500}?)\s*\}|([^\s{}\\%]{1,500}))"
+    rb"\s*(?:\{([^{}]{1,500})\}|([^\s{}\\%]{1,500}))"
 )
 COMMENT_LINES = re.compile(rb"(?m)^[ \t]*%.*$")
 NOT_MAIN = re.compile(  # text files that are never the document
@@ -76,8 +77,12 @@ AUTO_IGNORE = (b"%auto-ignore", b"paper deliberately replaced by what little")  
 AUTO_INCLUDE = (b"%auto-include",)
 NUM_MARK_LINES = 10  # arXiv looks for these marks in as many
 README = re.compile(r"(?i)^00readme(?:\.\w+)?$")
-README_USAGE = re.compile(r'(?i)"?filename"?\s*:\s*"?([^",\n}]+?)"?\s*,?\s*"?usage"?\s*:\s*"?(\w+)')
-README_LINE = re.compile(r"(?im)^\s*(\S+)\s+(toplevelfile|ignore|include)\s*$")
+README_USAGE = re.compile(
+    r'(?i)"?filename"?\s{0,9}:\s{0,9}"?([^",\n}]{1,200})"?,?\s{0,99}"?usage"?\s{0,9}:\s{0,9}"?(\w+)'
+)
+README_LINE = re.compile(r"(?im)^[ \t]*(\S+)[ \t]+(toplevelfile|ignore|include)\b")
+MAX_README_BYTES = 20_000
+MAX_LINE_BYTES = 1_000  # how far before a command a comment sign is looked for
 
 # Several documents in one archive: the longest wins, its length (with all it includes) weighed by what speaks for or against it.
 STEM_WEIGHTS = (
@@ -98,6 +103,8 @@ CLASS_WEIGHTS = {
 BBL_WEIGHT = 2.0  # its own .bbl: authors upload the one of the paper
 INCOMPLETE_WEIGHT = 0.1  # a class without a beginning or the other way round
 FOLDER_WEIGHT = 0.7  # for each folder below the top
+MAX_CANDIDATES = 200  # looked at with what they include
+MAX_REACHED = 2_000  # files counted of what one includes
 ANCILLARY = re.compile(r"(?:^|/)(?:anc|__MACOSX|old|backup)/")  # arXiv's folder of ancillary files, and similar
 ANCILLARY_WEIGHT = 0.01
 
@@ -112,7 +119,7 @@ ONLY_REASONS = (
 
 PDF_PAGES = re.compile(r"\\includepdf(?:merge)?(?![A-Za-z])")
 WITHDRAWN = re.compile(r"(?i)\b(?:paper|article|manuscript|submission|preprint|work)\b[^.]{0,80}\bwithdrawn\b")
-TEX_MARKUP = re.compile(r"(?<!\\)%.*|\\[A-Za-z@]+\*?(?:\[[^\]]*\])*(?:\{[^{}]*\})?")
+TEX_MARKUP = re.compile(r"(?<!\\)%.*|\\[A-Za-z@]+\*?(?:\[[^\]]{0,200}\])?(?:\{[^{}]{0,200}\})?")
 
 
 @dataclass(frozen=True)
@@ -212,6 +219,7 @@ def choose_main(archive: Archive) -> str | None:
     included = {stem for document in documents for stem in document.includes - {document.stem}}
     candidates = [document for document in candidates if document.stem not in included] or candidates
     if len(candidates) > 1:
+        candidates = sorted(candidates, key=own_weight, reverse=True)[:MAX_CANDIDATES]
         by_stem = {document.stem: document for document in reversed(documents)}
         bbl_stems = {posixpath.splitext(name)[0] for name in archive.names if name.endswith(".bbl")}
         candidates.sort(
@@ -230,11 +238,16 @@ def is_marked(data: bytes, marks: Sequence[bytes]) -> bool:
     return any(mark in line for line in data[:5000].splitlines()[:NUM_MARK_LINES] for mark in marks)
 
 
+def is_commented(data: bytes, pos: int) -> bool:
+    """Whether a comment sign stands before `pos` in its line."""
+    line = data[max(0, pos - MAX_LINE_BYTES) : pos].replace(b"\r", b"\n").rpartition(b"\n")[2]
+    return b"%" in line.replace(b"\\%", b"")
+
+
 def live_match(pattern: re.Pattern[bytes], data: bytes) -> re.Match[bytes] | None:
     """The first of the first hundred matches that does not stand in a comment."""
     for match in itertools.islice(pattern.finditer(data), 100):
-        line_start = max(data.rfind(b"\n", 0, match.start()), data.rfind(b"\r", 0, match.start())) + 1
-        if b"%" not in data[line_start : match.start()].replace(b"\\%", b""):
+        if not is_commented(data, match.start()):
             return match
     return None
 
@@ -251,8 +264,7 @@ def look_for_latex(document: Document) -> None:
 def look_for_inclusions(document: Document) -> None:
     """Note the stems of the files that a document includes, in whatever folder."""
     for match in itertools.islice(INCLUDED.finditer(document.data), MAX_INCLUSIONS):
-        line_start = document.data.rfind(b"\n", 0, match.start()) + 1
-        if b"%" not in document.data[line_start : match.start()]:
+        if not is_commented(document.data, match.start()):
             document.includes.add(stem_of((match[1] or match[2]).decode("latin-1")))
 
 
@@ -268,32 +280,36 @@ def read_readme(archive: Archive) -> tuple[set[str], set[str]]:
     usages: list[tuple[str, str]] = []
     for name, data in archive.files.items():
         if README.match(name):
-            text = decode(data)
+            text = decode(data[:MAX_README_BYTES])
             usages += README_LINE.findall(text) + README_USAGE.findall(text)
     names = {member_name("", name): usage.lower() for name, usage in usages}
     top_level = {name for name, usage in names.items() if usage in ("toplevelfile", "toplevel")}
     return top_level, {name for name, usage in names.items() if usage in ("ignore", "include")}
 
 
+def own_weight(document: Document) -> float:
+    """How much speaks for a document as the main one by itself: its length in bytes, whole-line comments apart, times the weights."""
+    total = float(document.num_bytes)
+    for pattern, factor in STEM_WEIGHTS:
+        total *= factor if pattern.search(document.stem) else 1
+    total *= CLASS_WEIGHTS.get(document.document_class or b"", 1)
+    total *= ANCILLARY_WEIGHT if ANCILLARY.search(document.name) else 1
+    return total * FOLDER_WEIGHT ** document.name.count("/")
+
+
 def weight(document: Document, by_stem: dict[str, Document], bbl_stems: set[str]) -> float:
-    """How much speaks for a document as the main one: its length in bytes, whole-line comments apart, times the weights."""
+    """`own_weight` with the length of all that the document includes, and whether it is complete and has its bibliography."""
     reached, queue = {document.stem: document}, [document]
-    while queue:
+    while queue and len(reached) < MAX_REACHED:
         for stem in sorted(queue.pop().includes - reached.keys()):
             if stem in by_stem:
                 reached[stem] = by_stem[stem]
                 queue.append(by_stem[stem])
-    total = float(sum(part.num_bytes for part in reached.values()))
-    for pattern, factor in STEM_WEIGHTS:
-        total *= factor if pattern.search(document.stem) else 1
-    total *= CLASS_WEIGHTS.get(document.document_class or b"", 1)
+    parts = reached.values()
+    total = own_weight(document) * sum(part.num_bytes for part in parts) / max(1, document.num_bytes)
     total *= BBL_WEIGHT if posixpath.splitext(document.name)[0] in bbl_stems else 1
-    complete = any(part.begins for part in reached.values()) and any(
-        part.document_class is not None for part in reached.values()
-    )
-    total *= 1 if complete else INCOMPLETE_WEIGHT
-    total *= ANCILLARY_WEIGHT if ANCILLARY.search(document.name) else 1
-    return total * FOLDER_WEIGHT ** document.name.count("/")
+    is_complete = any(part.begins for part in parts) and any(part.document_class is not None for part in parts)
+    return total if is_complete else total * INCOMPLETE_WEIGHT
 
 
 def why_none(archive: Archive) -> Rejection:
@@ -332,6 +348,8 @@ def check_source(source: str, main_name: str, archive: Archive) -> Rejection | N
         return None
     end = END_DOCUMENT.search(source, body_start)
     body_end = end.start() if end is not None else len(source)
+    if body_end - body_start > MAX_SHELL_CHARS:
+        return None
     words = re.findall(r"[^\W\d_]{3,}", TEX_MARKUP.sub(" ", source[body_start:body_end]))
     if len(words) >= MAX_SHELL_WORDS:
         return None

@@ -16,7 +16,7 @@ from data_prep.archives import Archive, decode, member_name, stem_of, suffix_of
 
 # Limits: time and memory stay bounded whatever a source says. TeX itself nests 15 files (texmf.cnf, max_in_open).
 MAX_SOURCE_CHARS = 16_000_000  # of the flattened text; the largest of the 237 real ones has 1.3 million
-MAX_INCLUSIONS = 20_000  # followed or tried; a textbook of 740 files needs 900
+MAX_INCLUSIONS = 10_000  # followed or tried; a textbook of 740 files needs 4,400
 MAX_DEPTH = 30  # files and macros within each other
 MAX_MACROS = 100  # author's macros around an inclusion; 20 of 237 real sources have one or two
 MAX_DEFINITION_CHARS = 20_000  # of such a macro's definition
@@ -69,17 +69,19 @@ COMMAND = (  # %s: the author's macros; the set of first letters is there for sp
 )
 NAME = re.compile(r"\s*\{([^{}]{0,2000})\}")
 BARE_NAME = re.compile(r"[ \t]*\n?[ \t]*(?:\"([^\"\n]{1,500})\"|([^\s{}\\%\"#$&~^\[\]]{1,500}))")
-LOADED = re.compile(r"\s*(?:\[([^\]]{0,2000})\])?\s*\{([^{}]{0,2000})\}(?:[ \t]*\[[^\]]{0,200}\])?")
+LOADED = re.compile(r"\s*(?:\[([^\]]{0,2000})\]\s*)?\{([^{}]{0,2000})\}(?:[ \t]*\[[^\]]{0,200}\])?")
 COMMENT = re.compile(r"%[^\n]*\n?[ \t]*")
 COMMENT_LINE = re.compile(r"(?m)^[ \t]*%.*\n")
-HARMLESS = re.compile(r"\\(?:url|path|href|nolinkurl)\s*\{[^{}]*\}|\\(?:verb|lstinline)\*?([^A-Za-z\s*\[]).*?\1|\\.")
-OPEN_VERB = re.compile(r"\\(?:verb|lstinline)\*?[^A-Za-z\s*\[]")
+HARMLESS = re.compile(
+    r"\\(?:url|path|href|nolinkurl)\s*\{[^{}]*\}|\\(?:verb|lstinline)\*?([^A-Za-z\s*\[]).{0,1000}?\1|\\."
+)
+OPEN_VERB = re.compile(r"\\(?:verb|lstinline)\*?([^A-Za-z\s*\[])")
 INK = re.compile(r"\S")
 BLANK_REST = re.compile(r"[ \t]*(?:\n|\Z)")
 DEFINE = re.compile(
     r"\\((?:re|provide)?newcommand|DeclareRobustCommand|(?:New|Renew|Provide|Declare)DocumentCommand|[gex]?def)(?![A-Za-z@])\*?"
 )
-DEFINED = re.compile(r"\s*\{?\s*\\([A-Za-z@]+)\s*\}?\s*")
+DEFINED = re.compile(r"\s{0,99}\{?\s{0,99}\\([A-Za-z@]+)\s*\}?\s*")
 BEING_DEFINED = re.compile(  # the command at the end of this is the one defined, not used
     r"\\(?:(?:re|provide)?newcommand\*?|DeclareRobustCommand\*?|\w+DocumentCommand|[gex]?def|let|string|noexpand|show|meaning)\s*\{?\s*\Z"
 )
@@ -95,7 +97,7 @@ BRANCH = re.compile(r"\\If(NoValue|Value|Boolean)(TF|T|F)(?![A-Za-z@])")
 PARAMETER = re.compile(r"#([1-9])")
 BRACE = re.compile(r"\\.|[{}]|%[^\n]*", re.S)
 SIMPLE_DEFINITION = re.compile(
-    r"\\(?:[gex]?def|(?:re|provide)?newcommand\*?)\s*\{?\s*\\([A-Za-z@]+)\s*\}?\s*\{([^{}]{0,500})\}"
+    r"\\(?:[gex]?def|(?:re|provide)?newcommand\*?)\s{0,9}\{?\s{0,9}\\([A-Za-z@]+)\s{0,9}\}?\s{0,9}\{([^{}]{0,500})\}"
 )
 SIMPLE_MACRO = re.compile(r"\\([A-Za-z@]+)\s*")
 CONDITION = re.compile(r"(?<!\\newif)\\(if(?!f\b|thenelse)[A-Za-z@]*|fi)(?![A-Za-z@])")
@@ -188,53 +190,57 @@ def call_macro(macro: Macro, text: str, pos: int) -> tuple[str, int] | None:
     return choose_branches(called) if "\\If" in called else called, pos
 
 
-def choose_branches(text: str) -> str:
+def choose_branches(text: str, depth: int = 0) -> str:
     r"""xparse's conditions on optional arguments and stars, decided: '\IfBooleanTF{\BooleanTrue}{a}{b}' -> 'a'."""
     out: list[str] = []
-    while (match := BRANCH.search(text)) is not None:
+    pos = 0
+    while depth < MAX_DEPTH and (match := BRANCH.search(text, pos)) is not None:
         arguments: list[str] = []
-        pos = match.end()
-        while len(arguments) <= len(match[2]) and (argument := braced(text, pos)) is not None:
+        end = match.end()
+        while len(arguments) <= len(match[2]) and (argument := braced(text, end)) is not None:
             arguments.append(argument[0])
-            pos = argument[1]
-        if len(arguments) <= len(match[2]):  # not written as it should be: stays
-            out.append(text[: match.end()])
-            text = text[match.end() :]
-            continue
+            end = argument[1]
+        if len(arguments) <= len(match[2]):  # not written as it should be: the rest stays
+            break
         value, *branches = arguments
         truth = value == TRUE if match[1] == "Boolean" else (value == NO_VALUE) == (match[1] == "NoValue")
         chosen = dict(zip(match[2], branches, strict=True)).get("T" if truth else "F", "")
-        out.append(text[: match.start()])
-        text = chosen + text[pos:]
-    return "".join(out) + text
+        out += (text[pos : match.start()], choose_branches(chosen, depth + 1))
+        pos = end
+    out.append(text[pos:])
+    return "".join(out)
 
 
 def definitions_in(text: str) -> str:
     """The definitions in a preamble, one a line; what else stands there is dropped."""
     found, pos = [], 0
     while (define := DEFINE.search(text, pos)) is not None:
-        head = definition_head(text, define) if liveness(text, pos, define.start()) == "live" else None
-        end = -1 if head is None else closing_brace(text, head[2], head[2] + MAX_DEFINITION_CHARS)
-        if end >= 0:
-            found.append(text[define.start() : end + 1] + "\n")
-        pos = max(define.end(), end + 1)
+        dead = dead_until(text, pos, define.start())
+        head = None if dead else definition_head(text, define)
+        if head is None:
+            pos = max(dead, define.end())
+            continue
+        end = closing_brace(text, head[2], head[2] + MAX_DEFINITION_CHARS)
+        if end < 0:
+            break
+        found.append(text[define.start() : end + 1] + "\n")
+        pos = end + 1
     return "".join(found)
 
 
-def liveness(text: str, start: int, pos: int) -> str:
-    """Whether the command at `pos` is 'live', in a 'comment', or 'quoted' by a backslash, \\verb or a macro that takes it.
+def dead_until(text: str, safe: int, pos: int) -> int:
+    r"""0 where the command at `pos` is live; else the position behind the comment, \verb or escape that it stands in.
 
-    `start` is a position before `pos` that is known to lie outside comments, so that a long line is read once.
+    `safe` is a position before `pos` that is known to lie outside all of these, so that a long line is read once.
     """
-    line = text[max(text.rfind("\n", start, pos) + 1, start) : pos]
+    line = text[max(text.rfind("\n", safe, pos) + 1, safe) : pos]
     if "%" in line or "\\verb" in line or "\\lst" in line:
         line = HARMLESS.sub("", line)
         if "%" in line:
-            return "comment"
-        if OPEN_VERB.search(line):
-            return "quoted"
-    num_backslashes = len(line) - len(line.rstrip("\\"))
-    return "quoted" if num_backslashes % 2 else "live"
+            return line_end(text, pos)
+        if (verb := OPEN_VERB.search(line)) is not None:
+            return text.find(verb[1], pos, line_end(text, pos)) + 1
+    return pos + 1 if (len(line) - len(line.rstrip("\\"))) % 2 else 0
 
 
 class Flattener:
@@ -297,6 +303,12 @@ class Flattener:
         if self.num_looked_chars > MAX_LOOKED_CHARS:
             raise TooLarge(f"more than {MAX_LOOKED_CHARS:,} characters to look for definitions in")
 
+    def argument(self, text: str, pos: int) -> tuple[str, int] | None:
+        """What `braced` finds, counted."""
+        found = braced(text, pos)
+        self.look(MAX_DEFINITION_CHARS if found is None else found[1] - pos)
+        return found
+
     def expand(self, text: str, base: str | None, depth: int) -> str:
         """`text` with its inclusions replaced. `base` is the folder that an \\import set, None outside one."""
         out: list[str] = []
@@ -304,11 +316,8 @@ class Flattener:
         unclosed: set[str] = set()
         while (hit := self.pattern.search(text, pos)) is not None:
             start, pos = hit.start(), hit.end()
-            state = liveness(text, safe, start)
-            if state == "comment":
-                pos = safe = line_end(text, pos)
-                continue
-            if state == "quoted":
+            if dead := dead_until(text, safe, start):
+                pos = safe = max(pos, dead)
                 continue
             safe = start
             if (environment := hit["environment"]) is not None:
@@ -327,6 +336,7 @@ class Flattener:
                 pos = safe = defined_end
                 continue
             if hit["command"] == "endinput":
+                self.look(start)
                 if not inside_condition(text, start):
                     out.append(text[copied:start])
                     copied, text = pos, text[: line_end(text, pos)]
@@ -377,6 +387,7 @@ class Flattener:
             return "", pos
         if (macro := self.macros.get(command)) is not None:
             called = call_macro(macro, text, pos)
+            self.look(MAX_DEFINITION_CHARS if called is None else called[1] - pos)
             if called is None:
                 return None
             self.count(len(called[0]))
@@ -400,7 +411,7 @@ class Flattener:
 
     def read(self, command: str, text: str, pos: int, base: str | None, depth: int) -> tuple[str, int] | None:
         r"""\input{name}, \input name and their like."""
-        argument = braced(text, pos)
+        argument = self.argument(text, pos)
         if argument is None and command.endswith("input") and (bare := BARE_NAME.match(text, pos)) is not None:
             argument = bare[1] or bare[2], bare.end()
         if argument is None or "#" in argument[0]:
@@ -419,8 +430,8 @@ class Flattener:
 
     def read_import(self, command: str, text: str, pos: int, base: str | None, depth: int) -> tuple[str, int] | None:
         r"""\import{folder}{name}: inside it, names are relative to that folder; \subimport's folder to the one before."""
-        folder = braced(text, pos)
-        argument = None if folder is None else braced(text, folder[1])
+        folder = self.argument(text, pos)
+        argument = None if folder is None else self.argument(text, folder[1])
         if folder is None or argument is None or "#" in folder[0] + argument[0]:
             return None
         outer = base if base is not None and command.startswith("sub") else self.home
@@ -434,7 +445,7 @@ class Flattener:
         r"""\IfFileExists{name}{then}{else} and \InputIfFileExists, where the archive can tell."""
         arguments = []
         for _ in range(3):
-            argument = braced(text, pos)
+            argument = self.argument(text, pos)
             if argument is None:
                 return None
             arguments.append(argument[0])
