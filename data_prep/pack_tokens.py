@@ -237,12 +237,11 @@ class Output:
     def finish(self, facts: TokenizerFacts, description: Mapping[str, Any]) -> Path:
         """Write the headers and give the three files their names, the .bin last; return its path."""
         self.starts.write(np.array([self.num_tokens], INDEX_DTYPE).tobytes())
-        for file, dtype in ((self.tokens, TOKEN_DTYPE), (self.starts, INDEX_DTYPE)):
-            header = Header(
-                dtype.str, *self.counts().values(), facts.num_ids, facts.bos_id, facts.eos_id, facts.fingerprint
-            )
-            file.seek(0)
-            file.write(header.to_bytes())
+        sizes = (self.num_tokens, self.num_documents, self.num_text_bytes)
+        for packed, dtype in ((self.tokens, TOKEN_DTYPE), (self.starts, INDEX_DTYPE)):
+            header = Header(dtype.str, *sizes, facts.num_ids, facts.bos_id, facts.eos_id, facts.fingerprint)
+            packed.seek(0)
+            packed.write(header.to_bytes())
         self.commit()
         self.close()
         with atomic_write(self.folder / f"{self.name}.json") as file:
