@@ -33,7 +33,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent))  # run as a file: import from the repository root
 
-from data_prep.records import parse_name
+from data_prep.records import parse_name  # noqa: E402
 
 MEMBER_TIME_S = 1_000_000_000  # 9 September 2001; any fixed time will do
 KEPT_OF_DAMAGED_BYTES = 24  # a gzip header and too little after it to decode anything
@@ -227,7 +227,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     out: Path = parser.parse_args(argv).out
     expected = build(HERE / "papers", out)
     copies = [outcome for outcomes in expected.values() for outcome in outcomes]
-    print(f"{len(expected)} papers, {copies.count('kept')} of them good: {out}/sources and {out}/metadata.jsonl", file=sys.stderr)
+    print(
+        f"{len(expected)} papers, {copies.count('kept')} of them good: {out}/sources and {out}/metadata.jsonl",
+        file=sys.stderr,
+    )
     return 0
 
 
