@@ -16,7 +16,6 @@ import itertools
 import json
 import math
 import random
-import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep.cli import Parser, Progress, UserError, atomic_write, duration, need_file, run
+from data_prep.mathematics import math_spans
 from data_prep.pack_tokens import load_encoder
 from data_prep.records import read_jsonl, training_text
 from generate import check_checkpoint, load_checkpoint, training_facts
@@ -38,46 +38,7 @@ DOCUMENTS_AT_ONCE = 64  # tokenized and sorted by length together: enough to fil
 LOGITS_AT_ONCE = 2_048  # rows of logits held in float32: x 102,400 entries x 4 bytes = 0.84 GB
 FIRST_CONTEXT_EDGE = 32  # the table by length of context starts with 0-31 tokens and doubles
 
-# Where LaTeX is mathematics. A token that touches such a span counts as mathematics, with all its bytes.
-MATH_ENVIRONMENTS = ("math", "displaymath", "equation", "eqnarray", "align", "alignat", "flalign", "gather", "multline")
-MATH_START = re.compile(
-    r"\\\\|\\\$|(?P<dollars>\$\$?)|\\(?P<bracket>[(\[])|\\begin\{(?P<name>(?:"
-    + "|".join(MATH_ENVIRONMENTS)
-    + r")\*?)\}"
-)
 LAST_POINT_OF_WIDTH = (0x7F, 0x7FF, 0xFFFF)  # UTF-8: the last code points of 1, 2 and 3 bytes
-MATH_ENDS = {  # of what began with the key; an escaped character is passed over, a blank line ends every formula
-    start: re.compile(rf"(?P<end>{end}|\n\n)|\\.", re.DOTALL)
-    for start, end in {"$": r"\$", "$$": r"\$\$", "(": r"\\\)", "[": r"\\\]"}.items()
-}
-
-
-def math_spans(text: str) -> list[tuple[int, int]]:
-    r"""The [start, end) of mathematics in LaTeX text, delimiters included, left to right.
-
-    'so $x$ is \(y\)' -> [(3, 6), (10, 15)]. An escaped dollar is none; a formula that never closes ends at the next blank line.
-    """
-    spans, pos = [], 0
-    while match := MATH_START.search(text, pos):
-        pos = match.end()
-        if name := match["name"]:
-            end = text.find(f"\\end{{{name}}}", pos)
-            pos = len(text) if end < 0 else end + len(f"\\end{{{name}}}")
-        elif start := match["dollars"] or match["bracket"]:
-            pos = find_end(text, pos, MATH_ENDS[start])
-        else:
-            continue  # an escaped backslash or dollar
-        spans.append((match.start(), pos))
-    return spans
-
-
-def find_end(text: str, pos: int, ends: "re.Pattern[str]") -> int:
-    """The position after the end of a formula that began before `pos`; before the blank line where it never closes."""
-    while match := ends.search(text, pos):
-        if match["end"]:
-            return match.start() if match["end"] == "\n\n" else match.end()
-        pos = match.end()
-    return len(text)
 
 
 @dataclass(frozen=True)
