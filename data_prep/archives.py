@@ -36,7 +36,7 @@ MAX_ZIP_DIRECTORY_BYTES = 4_000_000  # what MAX_MEMBERS entries with long names 
 MAX_GZIP_MEMBERS = 16  # gzip files written one behind the other
 MAX_NESTING = 3  # an archive in an archive in an archive
 MAX_NESTED = 8  # archives looked into inside one
-MAX_EXTENDED_BYTES = 100_000  # read of a tar header that extends another
+MAX_EXTENDED_BYTES = 10_000  # read of a tar header that extends another
 MAX_NAME_CHARS = 1_000  # of a member's name with its folders
 CHUNK_BYTES = 16_000_000  # inflated at a time
 
@@ -110,7 +110,6 @@ CONTROL_BYTES = bytes([*range(0x09), 0x0B, *range(0x0E, 0x20), 0x7F])
 FORM_FEED = bytes.maketrans(b"\x0c", b"\n")
 # A byte that is not UTF-8 decodes to a lone surrogate (PEP 383); what it means in Windows-1252, nothing where that has a gap.
 STRAY_BYTES = {0xDC00 + byte: bytes([byte]).decode("cp1252", "ignore") for byte in range(0x80, 0x100)}
-STRAY = re.compile("[\udc80-\udcff]")
 # 0x80-0x9f are letters only in Mac Roman (Windows has quotes, dashes and the ellipsis among them, left out), 0xdf-0xff in Windows.
 MAC_LETTERS = bytes(set(range(0x80, 0xA0)) - {0x85, 0x91, 0x92, 0x93, 0x94, 0x96, 0x97})
 WINDOWS_LETTERS = bytes(range(0xDF, 0x100))
@@ -169,6 +168,7 @@ class Archive:
     names: list[str] = field(default_factory=list)
     kinds: dict[str, str] = field(default_factory=dict)
     nested: list[tuple[str, bytes]] = field(default_factory=list)
+    oversized: list[str] = field(default_factory=list)
     cut: str | None = None
     cut_member: str | None = None
     over_limit: bool = False
@@ -182,7 +182,10 @@ class Archive:
 
     def wants(self, name: str, size: int) -> bool:
         """Whether the contents of a member are worth reading; a limit passed stops the archive."""
-        if SKIPPED.search(name) or MAC_LITTER.search(name) or size > MAX_MEMBER_BYTES:
+        if SKIPPED.search(name) or MAC_LITTER.search(name):
+            return False
+        if size > MAX_MEMBER_BYTES:
+            self.oversized.append(name)
             return False
         self.kept_bytes += size
         if self.kept_bytes > MAX_KEPT_BYTES:
@@ -552,7 +555,7 @@ def decode(data: bytes, main: bytes = b"") -> str:
         return data.decode().lstrip("\ufeff")
     except UnicodeDecodeError:
         text = data.decode("utf-8", "surrogateescape")
-    num_astray = len(STRAY.findall(text))
+    num_astray = len(text) - len(text.encode("utf-8", "ignore").decode())
     num_fitting = len(text) - len(text.encode("ascii", "ignore")) - num_astray
     if num_fitting >= num_astray:
         return text.translate(STRAY_BYTES).lstrip("\ufeff")

@@ -29,6 +29,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: import from the repository root
 
 from data_prep.archives import (
+    MAX_MEMBER_BYTES,
     Archive,
     BrokenSource,
     Eprint,
@@ -332,6 +333,8 @@ def why_none(archive: Archive) -> Rejection:
     for kind, reason in ONLY_REASONS:
         if kinds[kind]:
             return Rejection(reason, f"{num} files, such as {example[kind]}")
+    if any(suffix_of(name) == ".tex" for name in archive.oversized):
+        return Rejection("too-large", f"{archive.oversized[0]} has more than {MAX_MEMBER_BYTES:,} bytes")
     if num == 1 and kinds["binary"]:
         return Rejection("unknown-format", f"{archive.names[0]} is no format that arXiv stores")
     return Rejection("no-tex", f"{num} files, such as {archive.names[0]}")

@@ -21,8 +21,9 @@ MAX_DEPTH = 30  # files and macros within each other
 MAX_MACROS = 100  # author's macros around an inclusion; 20 of 237 real sources have one or two
 MAX_DEFINITION_CHARS = 20_000  # of such a macro's definition
 MAX_CALL_CHARS = 1_000_000  # of a call of one with its arguments put in
+MAX_BRANCH_DEPTH = 5  # conditions within each other in one
 MAX_LOOKBACK_CHARS = 600  # how far before an inclusion the definition may begin that it stands in
-MAX_LOOKED_CHARS = 30_000_000  # read again in all while looking for definitions
+MAX_LOOKED_CHARS = 10_000_000  # read again in all while looking for definitions
 MAX_WARNINGS = 20
 
 # Commands that bring in a file, by how they are written.
@@ -194,7 +195,7 @@ def choose_branches(text: str, depth: int = 0) -> str:
     r"""xparse's conditions on optional arguments and stars, decided: '\IfBooleanTF{\BooleanTrue}{a}{b}' -> 'a'."""
     out: list[str] = []
     pos = 0
-    while depth < MAX_DEPTH and (match := BRANCH.search(text, pos)) is not None:
+    while depth < MAX_BRANCH_DEPTH and (match := BRANCH.search(text, pos)) is not None:
         arguments: list[str] = []
         end = match.end()
         while len(arguments) <= len(match[2]) and (argument := braced(text, end)) is not None:
