@@ -165,20 +165,21 @@ def check_metadata(record: Mapping[str, Any], limits: Limits) -> Rejection | Non
 # Withdrawals --------------------------------------------------------------------------------------------------------------
 
 # Read off the comments and abstracts of 50,000 records. Case does not matter; white space is one space.
-WORK = r"(?:e-?prints?|preprints?|papers?|articles?|manuscripts?|submissions?|reports?|notes?|works?|documents?)"
+ONE = r"(?:e-?print|preprint|paper|article|manuscript|submission|report|note|work|document)"
+WORK = rf"(?:\b{ONE}|\b(?:the|this|these|our|both)(?: \w+)? {ONE}s)"  # several only if they are named: `which papers are retracted`
 OWN_WORK = r"(?:e-?prints?|preprints?|papers?|articles?|manuscripts?|versions?|notes?|ve)"  # a submission may be one to a journal
 WITHDRAWN = r"(?:withdrawn|withdrawed|withdrwan|withrawn|witdrawn|retracted)"
 GONE = rf"(?:{WITHDRAWN}|taken (?:out|down|off)|(?:removed|deleted) by (?:the )?(?:arxiv|authors?|administrators?|moderators?))"
 BE = r"(?:(?:have|has|had)(?: \w+)?(?: bee| been)|is|was|are|were|being|will be|should be|must be|be)(?: \w+ly| now)?"
 # Between a subject and its verb: `this paper (math.CA) has been`, `the preprints X and Y are`, never `paper that has been`.
-FILLER = r"(?: (?!(?:that|which|who|to|of|in|by|we|on|for|from)\b)[^\s.;]+){0,3}?"
+FILLER = r"(?: (?!(?:that|which|who|to|of|in|by|we|on|for|from)\b)[^\s;]*[^\s.;]){0,3}?"
 WITHDRAWALS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        rf"\b{WORK}(?: ?\([^)]*\))?{FILLER} {BE} {GONE}\b",  # this paper has been temporarily withdrawn
+        rf"{WORK}(?: ?\([^)]*\))?{FILLER} {BE} {GONE}\b",  # this paper has been temporarily withdrawn
         rf"^(?:so )?(?:this|it|they) {BE} {WITHDRAWN}\b",  # it is withdrawn
-        rf"^(?:(?:this|the|our|my) )?(?:{WORK} )?(?:\w+ly )?{WITHDRAWN}\b(?! prior| after)",  # withdrawn due to an error
-        rf"\b{WORK} (?:\w+ly )?{WITHDRAWN}\b",  # 5 pages, paper withdrawn
+        rf"^(?:(?:this|the|our|my) )?(?:{ONE} )?(?:\w+ly )?{WITHDRAWN}\b(?! prior| after)",  # withdrawn due to an error
+        rf"\b{ONE} (?:\w+ly )?{WITHDRAWN}\b",  # 5 pages, paper withdrawn
         r"^removed by (?:the )?arxiv\b",
         rf"\bwithdr[ae]w(?:s|n|ing|al)? (?:of )?(?:this|the|my|our|these)(?: \S+)? {OWN_WORK}\b",  # the author withdraws the paper
         r"\b(?:authors?|article|agree|wish|asked|requested \w+) to withdraw it\b",
@@ -188,7 +189,7 @@ WITHDRAWALS = tuple(
 # What else is withdrawn: other versions, parts, earlier papers, submissions to a journal. Looked for up to the statement's end.
 OTHERS = re.compile(
     r"\b(?:previous|earlier|older|old|first|second|original|other|another|initial|preceding|prior|companion|1st|v\d+)"
-    rf" (?:\S+ )?(?:{WORK}|versions?)\b"
+    rf" (?:\S+ )?(?:{ONE}s?|versions?)\b"
     r"|\bversions? (?:\d|one\b|v\d)|\bv\d+ (?:is|was|has)\b|\breplac(?:es|ing)\b|\b(?:replacement|revision) (?:of|for)\b"
     r"|\b(?:claims?|sections?|theorem|lemma|appendix|remark)\b|\bnot (?:been )?withdrawn",
     re.IGNORECASE,
@@ -240,7 +241,7 @@ def check_length(text: str, limits: Limits) -> Rejection | None:
 # Words that hold English together and are rare in other languages. Measured (docs/LOG.md): at least 12.7% of the words of each
 # English e-print, formulas included; at most 1.3% of those in other languages.
 ENGLISH_WORDS = frozenset(("the", "of", "and", "that", "is", "we", "with", "for", "this", "by", "are", "which", "from"))
-ENGLISH_SHARE = 0.06
+ENGLISH_SHARE = 0.1
 LOWERCASE_WORD = re.compile(r"(?<![\\A-Za-z])[a-z]{2,}(?![A-Za-z])")
 NUM_SLICES, SLICE_CHARS = (
     8,
@@ -256,6 +257,7 @@ WINDOWS, WINDOW_REGION_CHARS, WINDOW_CHARS = (
     1500,
 )  # where windows of prose are looked for, and what langdetect reads
 WINDOW_LETTERS = 300  # with fewer it errs among formulas, so a window is joined with the next
+LEAST_LETTERS = 60  # of a short body, for it to be judged at all
 NUM_TRIALS = 3  # of langdetect's random walks through the n-grams; it takes 7, which decides the same on 600 windows (docs/LOG.md)
 
 # What is no prose, longest constructs first. Bounded repeats keep a lone `$` or \begin from eating the text.
@@ -274,8 +276,8 @@ def check_language(title: str, abstract: str, text: str, limits: Limits) -> Reje
 
     langdetect judges title and abstract. Since a French paper may have an English abstract, the body is asked as well: the
     share of English function words in slices of it. Where both say English (nearly always), that is all: 2 ms. Otherwise
-    langdetect judges the body's longest windows of prose, mathematics stripped, and a paper is rejected only if none of
-    them is in the wanted language, or one of three is and the function words speak against it.
+    langdetect judges windows of the body's prose, mathematics stripped. A paper is kept if most of them are in the wanted
+    language, or one of them is and the function words speak for English.
     """
     if limits.language is None:
         return None
@@ -293,7 +295,7 @@ def check_language(title: str, abstract: str, text: str, limits: Limits) -> Reje
         of_head or limits.language
     ]  # a body without prose: title and abstract decide, else nothing speaks against it
     num_wanted = votes.count(limits.language)
-    if 2 * num_wanted >= len(votes) or (num_wanted and english):
+    if 2 * num_wanted > len(votes) or (num_wanted and english):
         return None
     others = Counter(vote for vote in votes if vote != limits.language)
     return Rejection("language", ", ".join(sorted(others, key=lambda name: (-others[name], name))))
@@ -332,7 +334,7 @@ def prose_windows(text: str) -> Iterator[str]:
         if num_letters(carried) >= WINDOW_LETTERS:
             yield carried
             carried = ""
-    if num_regions == 1 and carried.strip():
+    if num_regions == 1 and num_letters(carried) >= LEAST_LETTERS:
         yield carried  # a short body has no more to judge by
 
 
@@ -466,7 +468,7 @@ def usable_record(line: bytes, number: int, census: Census) -> Iterator[tuple[st
 # Command line -------------------------------------------------------------------------------------------------------------
 
 
-def limit_flags(parser: argparse.ArgumentParser) -> None:
+def limit_flags(parser: argparse._ActionsContainer) -> None:
     """The flags of the metadata filter, with the paper's values as defaults."""
     default = Limits()
     parser.add_argument(
