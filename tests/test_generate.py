@@ -137,7 +137,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused_with_both_values(
 
 def test_another_tokenizer_of_the_same_size_is_refused(tmp_path: Path) -> None:
     folder = copy_of_checkpoint(tmp_path)
-    (folder / "training.json").write_text(json.dumps({"tokenizer_fingerprint": "abcdef0123456789"}))
+    (folder / "training.json").write_text(json.dumps({"tokenizer_fingerprint": "abcdef012345"}))
     message = refusal("--model", str(folder), "--prompt", "x")
     assert "trained with the tokenizer abcdef012345" in message
     assert generate.tokenizer_fingerprint(folder)[:12] in message
