@@ -19,7 +19,6 @@ from typing import Any
 from data_prep.cli import UserError
 from data_prep.shards import Done, Job, Shard, process_shard
 
-ENGINES = ("processes", "ray")
 ROOT = Path(__file__).resolve().parent.parent
 _stop: Event | None = None  # of a worker process: set when the driver is interrupted
 
@@ -31,11 +30,6 @@ def run_shards(engine: str, num_workers: int, job: Job, shards: Sequence[Shard])
     if num_workers == 1 or len(shards) < 2:
         return (process_shard(job, shard) for shard in shards)
     return over_processes(min(num_workers, len(shards)), job, shards)
-
-
-def available_cores() -> int:
-    """The cores that this process may use, which on a shared machine or under Slurm are fewer than the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_worker(stop: Event) -> None:

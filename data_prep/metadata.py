@@ -9,7 +9,6 @@ and searches it by halves: it holds no record beyond the one that it asked for, 
 """
 
 import contextlib
-import hashlib
 import json
 import mmap
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.cli import Progress, atomic_write
+from data_prep.corpus_folder import sha256_file
 from data_prep.filters import Census, Limits, category_names, check_metadata, first_year, read_metadata
 from data_prep.records import Rejection
 
@@ -179,15 +179,6 @@ def fill_buckets(path: Path, limits: Limits, folder: Path) -> dict[str, Any]:
         "odd": odd,
         "sha256": sha256_file(path),
     }
-
-
-def sha256_file(path: Path) -> str:
-    """Hex digest of a file, read in pieces of 1 MiB."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 class MetadataIndex:

@@ -16,51 +16,32 @@ The same sources and flags give the same bytes, whatever the engine, the number 
 """
 
 import argparse
-import contextlib
-import fcntl
-import hashlib
-import importlib.metadata
 import json
-import shutil
+import os
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: import from the repository root
 
-from data_prep.cli import EXIT_DONE, Parser, Progress, UserError, atomic_write, duration, need_file, run
-from data_prep.dedup import THRESHOLD, BenchmarkIndex
-from data_prep.engines import ENGINES, available_cores, run_shards
-from data_prep.filters import Limits, limit_flags
-from data_prep.merge import MANIFEST, REJECTS, TRAIN, VAL, Options, merge
-from data_prep.metadata import COUNTS, index_metadata, sha256_file
-from data_prep.shards import COST, STAGES, Job, Shard, plan_shards, shard_is_done
+from data_prep.cli import EXIT_DONE, Parser, UserError, duration, need_file, run
+from data_prep.corpus_folder import MANIFEST, SHARDS, TIMINGS, VAL, Settings
+from data_prep.filters import KNOWN_CATEGORIES, Limits, limit_flags
+
+if TYPE_CHECKING:
+    from data_prep.corpus import Plan
 
 DEFAULTS = Limits()
-SHARDS, STAMP, LOCK, TIMINGS = "shards", "run.json", "lock", "timings.json"
-OUTPUTS = (MANIFEST, TRAIN, VAL, REJECTS, TIMINGS)  # the manifest goes first: without it a corpus is not finished
-# Source files that decide the merge, and those that decide nothing here; a change of any other one does all papers again.
-MERGE_CODE = ("merge.py", "prepare_dataset.py")
-OTHER_CODE = (
-    "cli.py",
-    "engines.py",
-    "report.py",
-    "pack_tokens.py",
-    "token_files.py",
-    "train_tokenizer.py",
-    "tokenizer_report.py",
-)
-PACKAGES = ("numpy", "langdetect")  # whose versions can change a byte of the output
+JACCARD = 0.8  # as data_prep/dedup.py's THRESHOLD, which is not imported here so that --help answers at once
+ENGINES = ("processes", "ray")
 ARXIV_BYTES_PER_ITEM = 5.07e12 / 2_657_110  # the bulk source of February 2025: its manifest's total size and items
 EXPECTED_PER_S_PER_CORE = 60.0  # e-prints; the measured figure stands in docs/LOG.md
 
 
 def parser() -> Parser:
-    """The flags; those that decide the output are repeated in `flags_that_decide`."""
+    """The flags, grouped by whether they decide the output."""
     flags = Parser(prog="prepare_dataset.py", description=__doc__)
     flags.add_argument("--metadata", type=Path, required=True, help="arXiv's metadata, JSON lines, plain or .gz")
     flags.add_argument("--sources", type=Path, nargs="+", required=True, help="archives, folders of them, bulk tars")
@@ -73,7 +54,7 @@ def parser() -> Parser:
     what.add_argument("--language", default=DEFAULTS.language, help="ISO 639-1 code, or 'any' (default: %(default)s)")
     what.add_argument("--keep-captions", action="store_true", help="keep the captions of figures and tables")
     what.add_argument(
-        "--jaccard", type=float, default=THRESHOLD, help="similarity of near duplicates (default: %(default)s)"
+        "--jaccard", type=float, default=JACCARD, help="similarity of near duplicates (default: %(default)s)"
     )
     what.add_argument(
         "--decontaminate", type=Path, nargs="+", default=[], help="benchmark files whose questions are kept out"
@@ -99,11 +80,20 @@ def parser() -> Parser:
     return flags
 
 
+def available_cores() -> int:
+    """The cores that this process may use, which on a shared machine or under Slurm are fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def check_flags(args: argparse.Namespace) -> None:
     """Raise UserError for values that no run can have."""
     need_file(args.metadata, "metadata file")
     for path in args.decontaminate:
         need_file(path, "benchmark file")
+    if unknown := [name for name in args.categories if name not in KNOWN_CATEGORIES]:
+        raise UserError(
+            f"--categories {unknown[0]} is none of arXiv's; give archives or whole names, such as math or cs.LG"
+        )
     for name, value, low, high in (
         ("--val-frac", args.val_frac, 0.0, 1.0),
         ("--jaccard", args.jaccard, 0.3, 1.0),
@@ -121,9 +111,10 @@ def check_flags(args: argparse.Namespace) -> None:
         )
 
 
-def limits_of(args: argparse.Namespace) -> Limits:
-    """The filters' thresholds."""
-    return Limits(
+def settings_of(args: argparse.Namespace) -> Settings:
+    """The flags, checked, as the settings of a run."""
+    check_flags(args)
+    limits = Limits(
         categories=tuple(args.categories),
         primary_only=args.primary_only,
         first_year=args.first_year,
@@ -131,194 +122,39 @@ def limits_of(args: argparse.Namespace) -> Limits:
         language=None if args.language == "any" else args.language,
         licences=None if args.licences is None else tuple(args.licences),
     )
-
-
-# The stamp: what a run's output depends on ----------------------------------------------------------------------------------
-
-
-def code_hash(names: Sequence[str]) -> str:
-    """A hash of source files beside this one."""
-    digest = hashlib.sha256()
-    for name in names:
-        digest.update(name.encode() + b"\0" + (Path(__file__).parent / name).read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def file_stamp(path: Path) -> str:
-    """Name, size and time of change of a file: what tells, without reading it, that it is another one."""
-    state = path.stat()
-    changed = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(state.st_mtime))
-    return f"{path.name} ({state.st_size:,} bytes of {changed} UTC)"
-
-
-def stamp_of(args: argparse.Namespace) -> dict[str, Any]:
-    """All that decides the output, by the names under which a difference is told, in three parts.
-
-    "metadata" decides the metadata's index, "papers" (with it) what becomes of a paper alone, "merge" the rest. So a change
-    of --val-frac leaves all shards as they are.
-    """
-    limits = {f"--{name.replace('_', '-')}": value for name, value in asdict(limits_of(args)).items()}
-    late = ("--min-body-chars", "--language")
-    stage_code = sorted(
-        path.name for path in Path(__file__).parent.glob("*.py") if path.name not in OTHER_CODE + MERGE_CODE
+    return Settings(
+        metadata=args.metadata,
+        sources=tuple(args.sources),
+        out=args.out,
+        limits=limits,
+        keep_captions=args.keep_captions,
+        jaccard=args.jaccard,
+        decontaminate=tuple(args.decontaminate),
+        val_frac=args.val_frac,
+        limit=args.limit,
+        list_missing=args.list_missing,
+        workers=args.workers,
+        engine=args.engine,
+        shard_index=args.shard_index,
+        num_shards=args.num_shards,
+        force=args.force,
     )
-    stamp = {
-        "metadata": {
-            "--metadata": file_stamp(args.metadata),
-            **{name: value for name, value in limits.items() if name not in late},
-            "metadata code": code_hash(("filters.py", "metadata.py")),
-        },
-        "papers": {
-            **{name: limits[name] for name in late},
-            "--keep-captions": args.keep_captions,
-            "--limit": args.limit,
-            "--decontaminate": [f"{path.name} {sha256_file(path)[:16]}" for path in args.decontaminate],
-            "stage code": code_hash(stage_code),
-            "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        },
-        "merge": {
-            "--jaccard": args.jaccard,
-            "--val-frac": args.val_frac,
-            "--list-missing": args.list_missing,
-            "merge code": code_hash(MERGE_CODE),
-        },
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(stamp))
-    return plain
 
 
-def key_of(value: object) -> str:
-    """A short hash of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What differs between two stamps, with both values."""
-    before = {name: value for part in old.values() for name, value in part.items()}
-    after = {name: value for part in new.values() for name, value in part.items()}
-    return [
-        f"{name} was {before.get(name)} and is {after.get(name)}"
-        for name in after | before
-        if before.get(name) != after.get(name)
-    ]
-
-
-def read_stamp(folder: Path) -> dict[str, Any] | None:
-    """The stamp of the run that `folder` holds; None if it holds none of ours."""
-    try:
-        stamp = json.loads((folder / STAMP).read_text())
-    except (OSError, ValueError):
-        return None
-    return stamp if isinstance(stamp, dict) else None
-
-
-def claim_folder(out: Path, stamp: dict[str, Any], force: bool) -> None:
-    """Make `out` this run's, or raise UserError: it holds another run's output, or what this program did not write."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; name a folder")
-    old = read_stamp(out / SHARDS)
-    present = [name for name in (*OUTPUTS, SHARDS) if (out / name).exists()]
-    if old is not None and not (changes := differences(old, stamp)):
-        return
-    if old is not None and not force:
-        raise UserError(
-            f"{out} holds a run with other settings: {'; '.join(changes)}. Choose another --out, or add --force: what the "
-            "change does not touch is kept, the rest is done again"
-        )
-    if present and not force:
-        raise UserError(f"{out} holds {present[0]} of another run; choose another --out, or add --force to replace it")
-    for name in OUTPUTS:
-        (out / name).unlink(missing_ok=True)
-    with atomic_write(out / SHARDS / STAMP) as file:
-        json.dump(stamp, file, indent=1)
-
-
-@contextlib.contextmanager
-def locked(folder: Path, shared: bool) -> Iterator[None]:
-    """Hold the folder against a second run; tasks of a job array share it. The lock goes with the process, however it ends."""
-    with (folder / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another run is at work in {folder}; wait for it, or choose another --out") from None
-        yield
-
-
-# The run ------------------------------------------------------------------------------------------------------------------
-
-
-def describe_plan(shards: Sequence[Shard], num_done: int, num_workers: int) -> str:
+def describe_plan(settings: Settings, plan: "Plan") -> str:
     """--dry-run's answer, with its arithmetic."""
-    tars = [shard for shard in shards if shard.is_bulk]
-    loose = sum(len(shard.sources) for shard in shards) - len(tars)
-    num_bytes, tar_bytes = sum(shard.num_bytes for shard in shards), sum(shard.num_bytes for shard in tars)
+    tars = [shard for shard in plan.shards if shard.is_bulk]
+    loose = sum(len(shard.sources) for shard in plan.shards if not shard.is_bulk)
+    num_bytes, tar_bytes = sum(shard.num_bytes for shard in plan.shards), sum(shard.num_bytes for shard in tars)
+    num_done = sum((settings.out / SHARDS / shard.folder_name).is_dir() for shard in plan.shards)
     items = loose + round(tar_bytes / ARXIV_BYTES_PER_ITEM)
-    seconds = items / (EXPECTED_PER_S_PER_CORE * num_workers)
+    seconds = items / (EXPECTED_PER_S_PER_CORE * settings.workers)
     return (
-        f"{len(tars):,} bulk tars and {loose:,} loose archives, {num_bytes / 1e9:,.2f} GB, in {len(shards):,} shards, of which "
+        f"{len(tars):,} bulk tars and {loose:,} loose archives, {num_bytes / 1e9:,.2f} GB, in {len(plan.shards):,} shards, of which "
         f"{num_done:,} are done\n"
         f"about {loose:,} + {tar_bytes / 1e9:,.2f} GB / {ARXIV_BYTES_PER_ITEM / 1e6:.2f} MB = {items:,} e-prints\n"
-        f"{items:,} e-prints / ({num_workers} workers x {EXPECTED_PER_S_PER_CORE:g} e-prints/s) = {duration(seconds)}"
+        f"{items:,} e-prints / ({settings.workers} workers x {EXPECTED_PER_S_PER_CORE:g} e-prints/s) = {duration(seconds)}"
     )
-
-
-def do_shards(args: argparse.Namespace, job: Job, shards: Sequence[Shard]) -> None:
-    """Do the shards of this run that are not done, with progress."""
-    mine = [
-        shard
-        for number, shard in enumerate(shards)
-        if args.num_shards is None or number % args.num_shards == args.shard_index
-    ]
-    waiting = [shard for shard in mine if not shard_is_done(job, shard)]
-    if len(waiting) < len(mine):
-        print(f"{len(mine) - len(waiting):,} of {len(mine):,} shards are done already", file=sys.stderr)
-    num_items = num_kept = 0
-    started_s = time.monotonic()
-    results = run_shards(args.engine, args.workers, job, waiting)
-    with contextlib.closing(results), Progress("prepare", total=len(waiting), unit="shards") as progress:
-        for done in results:
-            num_items += done.num_items
-            num_kept += done.num_kept
-            rate = num_items / max(time.monotonic() - started_s, 1e-9)
-            progress.update(eprints=f"{num_items:,} ({rate:,.1f}/s)", kept=f"{num_kept / max(num_items, 1):.1%}")
-
-
-def prepare_metadata(args: argparse.Namespace, job: Job) -> dict[str, Any]:
-    """The metadata's index, made unless it is there, and its counts; odd lines are told on stderr."""
-    path = job.metadata_folder / COUNTS
-    counts: dict[str, Any]
-    counts = (
-        json.loads(path.read_text())
-        if path.exists()
-        else index_metadata(args.metadata, job.limits, job.metadata_folder)
-    )
-    for sentence in counts["odd"]:
-        print(f"metadata: {sentence}", file=sys.stderr)
-    return counts
-
-
-def prepare_benchmarks(args: argparse.Namespace, folder: Path) -> Path | None:
-    """The index of the benchmarks' questions, for the workers; None without --decontaminate."""
-    if not args.decontaminate:
-        return None
-    path = folder / f"benchmarks-{key_of([sha256_file(path) for path in args.decontaminate])}.npz"
-    if not path.exists():
-        BenchmarkIndex.build(args.decontaminate).save(path)
-    return path
-
-
-def costs(folders: Sequence[Path]) -> dict[str, Any]:
-    """CPU seconds by stage over all shards, and the most memory that a worker held."""
-    seconds, peak_bytes = dict.fromkeys(STAGES, 0.0), 0
-    for folder in folders:
-        cost = json.loads((folder / COST).read_text())
-        peak_bytes = max(peak_bytes, cost["peak_rss_bytes"])
-        for stage, stage_s in cost["cpu_seconds"].items():
-            seconds[stage] += stage_s
-    return {
-        "cpu_seconds": {stage: round(value, 3) for stage, value in seconds.items()},
-        "worker_peak_rss_bytes": peak_bytes,
-    }
 
 
 def funnel_table(manifest: dict[str, Any], timings: dict[str, Any]) -> str:
@@ -346,48 +182,6 @@ def funnel_table(manifest: dict[str, Any], timings: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def metadata_account(counts: dict[str, Any], num_ids_with_eprint: int) -> dict[str, Any]:
-    """What the manifest says of the metadata: its funnel, and the records without an e-print."""
-    return counts | {"ids_without_eprint": counts["ids"] - num_ids_with_eprint}
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """A JSON file for people and programs, whole or not at all."""
-    with atomic_write(path) as file:
-        json.dump(content, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-
-
-def finish(
-    args: argparse.Namespace, job: Job, shards: Sequence[Shard], stamp: dict[str, Any], counts: dict[str, Any]
-) -> None:
-    """Merge the shards, write the manifest last, and clear away what no shard of this run needs."""
-    (args.out / MANIFEST).unlink(missing_ok=True)
-    folders = [job.shards_folder / shard.folder_name for shard in shards]
-    started_s = time.process_time()
-    figures = merge(args.out, folders, job.metadata_folder, Options(args.val_frac, args.jaccard, args.list_missing))
-    timings = costs(folders)
-    timings["cpu_seconds"]["merge"] = round(time.process_time() - started_s, 3)
-    write_json(args.out / TIMINGS, timings | {"engine": args.engine, "workers": args.workers})
-    metadata = metadata_account(counts, figures.pop("num_ids_with_eprint"))
-    settings = {
-        name: value
-        for part in stamp.values()
-        for name, value in part.items()
-        if name not in ("--metadata", "--sources")
-    }
-    sources = {"shards": len(shards), "bytes": sum(shard.num_bytes for shard in shards)}
-    write_json(args.out / MANIFEST, {**figures, "metadata": metadata, "sources": sources, "settings": settings})
-    remove_all_but({STAMP, LOCK, job.metadata_folder.name, *(folder.name for folder in folders)}, job)
-
-
-def remove_all_but(needed: set[str], job: Job) -> None:
-    """Clear the shards' folder of what other flags, other sources and kills left there."""
-    for path in job.shards_folder.iterdir():
-        if path.name not in needed and path != job.benchmarks:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
 def tell(manifest: dict[str, Any], timings: dict[str, Any]) -> None:
     """The table on stdout; bugs of ours on stderr, since nobody reads the rejects of a run that seems well."""
     print(funnel_table(manifest, timings))
@@ -398,53 +192,25 @@ def tell(manifest: dict[str, Any], timings: dict[str, Any]) -> None:
         print(f"{bugs:,} e-prints met a bug of ours, for example {sample['id']}: {sample['detail']}", file=sys.stderr)
 
 
-def is_finished(out: Path) -> bool:
-    """Whether the corpus is there: the manifest, which is written last, and the files with the sizes that it tells."""
-    if not (out / MANIFEST).exists() or not (out / TIMINGS).exists():
-        return False
-    files = json.loads((out / MANIFEST).read_text())["files"]
-    return all((out / name).exists() and (out / name).stat().st_size == file["bytes"] for name, file in files.items())
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Plan, index the metadata, do the shards, merge."""
-    args = parser().parse_args(argv)
-    check_flags(args)
-    stamp = stamp_of(args)
-    shards = plan_shards(args.sources, key_of([stamp["metadata"], stamp["papers"]]), args.limit)
-    num_bytes, names = sum(shard.num_bytes for shard in shards), [shard.folder_name for shard in shards]
-    stamp["sources"] = {"--sources": f"{len(shards):,} shards of {num_bytes:,} bytes (hash {key_of(names)})"}
-    folder = args.out / SHARDS
+    """Make a corpus and print its account; or a part of it, or what would be done."""
+    settings = settings_of(args := parser().parse_args(argv))
+    from data_prep.corpus import make_corpus, make_plan
+
+    plan = make_plan(settings)
     if args.dry_run:
-        print(describe_plan(shards, sum((folder / name).is_dir() for name in names), args.workers))
+        print(describe_plan(settings, plan))
         return EXIT_DONE
-    claim_folder(args.out, stamp, args.force)
-    with locked(folder, shared=args.num_shards is not None):
-        if not is_finished(args.out):
-            prepare(args, folder.resolve(), shards, stamp)
-        elif args.num_shards is None:
-            print(f"{args.out} is finished already; nothing was to be done", file=sys.stderr)
-    if args.num_shards is None:
-        tell(*(json.loads((args.out / name).read_text()) for name in (MANIFEST, TIMINGS)))
-    return EXIT_DONE
-
-
-def prepare(args: argparse.Namespace, folder: Path, shards: Sequence[Shard], stamp: dict[str, Any]) -> None:
-    """The work of a run, or of one task of a job array."""
-    if args.num_shards is None:
-        for leftover in folder.glob("*.partial"):  # of a run that was killed
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    metadata_folder = folder / f"metadata-{key_of(stamp['metadata'])}"
-    job = Job(folder, metadata_folder, limits_of(args), args.keep_captions, prepare_benchmarks(args, folder))
-    counts = prepare_metadata(args, job)
-    do_shards(args, job, shards)
-    if args.num_shards is None:
-        finish(args, job, shards, stamp, counts)
-    else:
+    if not make_corpus(settings, plan):
+        print(f"{settings.out} is finished already; nothing was to be done", file=sys.stderr)
+    if settings.is_array_task:
         print(
-            f"part {args.shard_index} of {args.num_shards} is done; when all are, the same command without --shard-index and "
+            f"part {settings.shard_index} of {settings.num_shards} is done; when all are, the same command without --shard-index and "
             "--num-shards merges them"
         )
+    else:
+        tell(*(json.loads((settings.out / name).read_text()) for name in (MANIFEST, TIMINGS)))
+    return EXIT_DONE
 
 
 if __name__ == "__main__":

@@ -20,11 +20,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep import engines, merge, shards
+from data_prep import merge, shards
 from data_prep.cli import UserError
+from data_prep.corpus_folder import code_hash
+from data_prep.dedup import THRESHOLD
 from data_prep.filters import Limits
 from data_prep.metadata import MetadataIndex, bucket_of, index_metadata
-from data_prep.prepare_dataset import code_hash, main
+from data_prep.prepare_dataset import JACCARD, available_cores, main
 from data_prep.records import REASONS, Rejection
 from tests.conftest import ROOT, SAMPLE, need_shared, run_command
 
@@ -586,7 +588,7 @@ def test_another_flag_is_refused_with_both_values_and_forced(arxiv: Arxiv, small
 def test_other_code_is_refused(arxiv: Arxiv, monkeypatch: pytest.MonkeyPatch) -> None:
     arxiv.fill(1)
     arxiv.prepare()
-    monkeypatch.setattr("data_prep.prepare_dataset.code_hash", lambda names: code_hash(names) + "x")
+    monkeypatch.setattr("data_prep.corpus_folder.code_hash", lambda names: code_hash(names) + "x")
     with pytest.raises(UserError, match="stage code was"):
         arxiv.prepare()
 
@@ -688,6 +690,7 @@ def test_a_dry_run_writes_nothing_and_shows_its_arithmetic(arxiv: Arxiv, capsys:
         (["--num-shards", "3"], "--shard-index and --num-shards go together"),
         (["--num-shards", "3", "--shard-index", "3"], "--shard-index is 3; with --num-shards 3 it must be 0 to 2"),
         (["--decontaminate", "absent.jsonl"], "benchmark file absent.jsonl does not exist"),
+        (["--categories", "maths"], "--categories maths is none of arXiv's"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(arxiv: Arxiv, flags: list[str], message: str) -> None:
@@ -733,7 +736,7 @@ def test_a_full_disk_stops_the_run_in_one_line_and_a_larger_one_goes_on(arxiv: A
         arxiv.prepare(out=tmp_path / "quiet")
         assert corpus_bytes(arxiv.out) == corpus_bytes(tmp_path / "quiet")
     finally:
-        subprocess.run(["umount", str(arxiv.out)], check=True)
+        subprocess.run(["umount", "--lazy", str(arxiv.out)], check=True)
 
 
 def test_a_worker_that_is_killed_is_told(arxiv: Arxiv) -> None:
@@ -749,13 +752,12 @@ def test_a_worker_that_is_killed_is_told(arxiv: Arxiv) -> None:
 
 
 def test_help_is_quick() -> None:
-    started_s = time.process_time()
     usage_before = os.times().children_user
     done = run_command("data_prep/prepare_dataset.py", "--help")
     assert done.returncode == 0
     assert "python data_prep/prepare_dataset.py --metadata" in done.stdout
-    assert os.times().children_user - usage_before + time.process_time() - started_s < 1.5
-    assert engines.available_cores() >= 1
+    assert os.times().children_user - usage_before < 0.5
+    assert available_cores() >= 1
 
 
 def test_the_index_of_a_shard_says_where_records_lie(arxiv: Arxiv) -> None:
@@ -774,3 +776,7 @@ def test_the_index_of_a_shard_says_where_records_lie(arxiv: Arxiv) -> None:
 def test_a_rejection_needs_a_documented_reason() -> None:
     with pytest.raises(ValueError, match="not a documented reason"):
         Rejection("bad-luck")
+
+
+def test_the_flag_and_the_function_agree_on_near_duplicates() -> None:
+    assert JACCARD == THRESHOLD

@@ -1,0 +1,111 @@
+"""How many e-prints a second and core prepare_dataset.py takes from archives to train.jsonl, and where the time goes.
+
+In: e-prints and their metadata (default: ../shared/eprints). Out: CPU seconds of the whole program by stage, e-prints/s per
+core, and whether a worker's memory stays flat when there are ten times as many shards.
+
+    python benchmarks/prepare_throughput.py --repeat 3 --memory
+
+CPU seconds are those of the program and all its children, from start to end, so they hold on a busy machine; what lies
+between their sum over the stages and the whole is start-up (imports, the language profiles), planning and the metadata's index.
+The aim (issue of the corpus at arXiv's scale): 12 e-prints/s per core at least, 60 wished for.
+"""
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+if __package__ in (None, ""):
+    sys.path[0] = str(ROOT)  # run as a file: import from the repository root
+
+from data_prep.archives import files_below
+from data_prep.cli import Parser, UserError, run
+
+NUM_COPIES = 10  # of the sources, for the check of memory
+
+
+def children_cpu_s() -> float:
+    """User and system seconds of all children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def prepare(
+    metadata: Path, sources: Sequence[Path], out: Path, *more: str
+) -> tuple[float, dict[str, Any], dict[str, Any]]:
+    """One run from nothing: its CPU seconds, manifest and timings."""
+    shutil.rmtree(out, ignore_errors=True)
+    words = [sys.executable, str(ROOT / "data_prep/prepare_dataset.py"), "--metadata", str(metadata), "--sources"]
+    before_s = children_cpu_s()
+    done = subprocess.run([*words, *map(str, sources), "--out", str(out), *more], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise UserError(f"prepare_dataset.py ended with {done.returncode}: {done.stderr[-500:]}")
+    manifest, timings = (json.loads((out / name).read_text()) for name in ("manifest.json", "timings.json"))
+    return children_cpu_s() - before_s, manifest, timings
+
+
+def throughput(args: argparse.Namespace, folder: Path) -> None:
+    """Print the best of `args.repeat` runs with one worker, and the cost of a run that reads one e-print."""
+    runs = [prepare(args.metadata, args.sources, folder / "out", "--workers", "1") for _ in range(args.repeat)]
+    fixed_s = min(
+        prepare(args.metadata, args.sources, folder / "one", "--workers", "1", "--limit", "1")[0] for _ in range(2)
+    )
+    whole_s, manifest, timings = min(runs, key=lambda result: result[0])
+    num_in, num_kept, stages = manifest["papers"]["in"], manifest["papers"]["kept"], timings["cpu_seconds"]
+    print(
+        f"{num_in} e-prints, {manifest['bytes_in'] / 1e6:.1f} MB of archives, {num_kept} kept, {manifest['chars_out'] / 1e6:.1f} M characters"
+    )
+    print(f"{'stage':<12} {'CPU s':>8} {'share':>7} {'ms per e-print':>15}")
+    for stage, stage_s in [*stages.items(), ("the rest", whole_s - sum(stages.values()))]:
+        print(f"{stage:<12} {stage_s:>8.2f} {stage_s / whole_s:>7.1%} {1000 * stage_s / num_in:>15.2f}")
+    print(f"{'whole':<12} {whole_s:>8.2f} {1:>7.1%} {1000 * whole_s / num_in:>15.2f}")
+    spread = ", ".join(f"{num_in / seconds:.1f}" for seconds, _, _ in runs)
+    print(f"{num_in} e-prints / {whole_s:.2f} CPU s = {num_in / whole_s:.1f} e-prints/s per core (all runs: {spread})")
+    print(
+        f"without the {fixed_s:.2f} s that a run costs before its first paper: ({num_in} - 1) / ({whole_s:.2f} - {fixed_s:.2f}) "
+        f"= {(num_in - 1) / (whole_s - fixed_s):.1f} e-prints/s per core"
+    )
+
+
+def memory(args: argparse.Namespace, folder: Path) -> None:
+    """Print a worker's peak memory on the sources, and on ten copies of them in ten times as many shards."""
+    copies = [folder / f"copy{number}" for number in range(NUM_COPIES)]
+    for copy in copies:
+        copy.mkdir()
+        for path in (path for source in args.sources for path in files_below(source)):
+            shutil.copyfile(path, copy / path.name)
+    peaks = []
+    for sources in (copies[:1], copies):
+        _, manifest, timings = prepare(args.metadata, sources, folder / "out", "--workers", "2")
+        peaks.append(timings["worker_peak_rss_bytes"] / 2**20)
+        print(
+            f"{manifest['sources']['shards']} shards, {manifest['papers']['in']:,} e-prints: a worker held at most {peaks[-1]:.0f} MiB"
+        )
+    print(f"{peaks[1]:.0f} / {peaks[0]:.0f} = {peaks[1] / peaks[0]:.2f} on {NUM_COPIES} times the e-prints")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    parser = Parser(prog="prepare_throughput.py", description=__doc__)
+    parser.add_argument("--sources", type=Path, nargs="+", default=[SHARED / "eprints/src"])
+    parser.add_argument("--metadata", type=Path, default=SHARED / "eprints/metadata.jsonl")
+    parser.add_argument("--repeat", type=int, default=3, help="runs, of which the one with the least CPU time counts")
+    parser.add_argument("--memory", action="store_true", help="check a worker's memory on ten times the shards, too")
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as name:
+        throughput(args, Path(name))
+        if args.memory:
+            memory(args, Path(name))
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

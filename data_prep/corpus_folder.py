@@ -1,0 +1,173 @@
+"""The folder of a corpus: what its files are called, and whose run it holds.
+
+In: the settings of a run. Out: a stamp, all that decides the output's bytes; the folder is this run's if it holds the same stamp or
+none, and refused with both values if it holds another.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.cli import UserError, atomic_write
+from data_prep.filters import Limits
+
+TRAIN, VAL, REJECTS, MANIFEST, TIMINGS = "train.jsonl", "val.jsonl", "rejects.jsonl", "manifest.json", "timings.json"
+OUTPUTS = (MANIFEST, TRAIN, VAL, REJECTS, TIMINGS)  # the manifest goes first: without it a corpus is not finished
+SHARDS, STAMP, LOCK = "shards", "run.json", "lock"
+# Source files that decide the merge, and those that decide nothing here; a change of any other one does all papers again.
+MERGE_CODE = ("corpus.py", "merge.py")
+OTHER_CODE = (
+    *("__init__.py", "cli.py", "corpus_folder.py", "engines.py", "prepare_dataset.py", "report.py"),
+    *("pack_tokens.py", "token_files.py", "train_tokenizer.py", "tokenizer_report.py"),
+)
+PACKAGES = ("numpy", "langdetect")  # whose versions can change a byte of the output
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A run, as the flags of prepare_dataset.py say it; from `workers` on nothing changes a byte of the output."""
+
+    metadata: Path
+    sources: tuple[Path, ...]
+    out: Path
+    limits: Limits
+    keep_captions: bool
+    jaccard: float
+    decontaminate: tuple[Path, ...]
+    val_frac: float
+    limit: int | None
+    list_missing: bool
+    workers: int
+    engine: str
+    shard_index: int | None
+    num_shards: int | None
+    force: bool
+
+    @property
+    def is_array_task(self) -> bool:
+        """Whether this run does a part of the shards only and leaves the merge to another."""
+        return self.num_shards is not None
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def code_hash(names: Sequence[str]) -> str:
+    """A hash of source files beside this one."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode() + b"\0" + (Path(__file__).parent / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def file_stamp(path: Path) -> str:
+    """Name, size and time of change of a file: what tells, without reading it, that it is another one."""
+    state = path.stat()
+    changed = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(state.st_mtime))
+    return f"{path.name} ({state.st_size:,} bytes of {changed} UTC)"
+
+
+def stamp_of(settings: Settings) -> dict[str, Any]:
+    """All that decides the output, by the names under which a difference is told, in three parts.
+
+    "metadata" decides the metadata's index, "papers" (with it) what becomes of a paper alone, "merge" the rest. So a change
+    of --val-frac leaves all shards as they are.
+    """
+    limits = {f"--{name.replace('_', '-')}": value for name, value in asdict(settings.limits).items()}
+    late = ("--min-body-chars", "--language")
+    stage_code = sorted(
+        path.name for path in Path(__file__).parent.glob("*.py") if path.name not in OTHER_CODE + MERGE_CODE
+    )
+    stamp = {
+        "metadata": {
+            "--metadata": file_stamp(settings.metadata),
+            **{name: value for name, value in limits.items() if name not in late},
+            "metadata code": code_hash(("filters.py", "metadata.py")),
+        },
+        "papers": {
+            **{name: limits[name] for name in late},
+            "--keep-captions": settings.keep_captions,
+            "--limit": settings.limit,
+            "--decontaminate": [f"{path.name} {sha256_file(path)[:16]}" for path in settings.decontaminate],
+            "stage code": code_hash(stage_code),
+            "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        },
+        "merge": {
+            "--jaccard": settings.jaccard,
+            "--val-frac": settings.val_frac,
+            "--list-missing": settings.list_missing,
+            "merge code": code_hash(MERGE_CODE),
+        },
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(stamp))
+    return plain
+
+
+def key_of(value: object) -> str:
+    """A short hash of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What differs between two stamps, with both values."""
+    before = {name: value for part in old.values() for name, value in part.items()}
+    after = {name: value for part in new.values() for name, value in part.items()}
+    return [
+        f"{name} was {before.get(name)} and is {after.get(name)}"
+        for name in after | before
+        if before.get(name) != after.get(name)
+    ]
+
+
+def read_stamp(folder: Path) -> dict[str, Any] | None:
+    """The stamp of the run that `folder` holds; None if it holds none of ours."""
+    try:
+        stamp = json.loads((folder / STAMP).read_text())
+    except (OSError, ValueError):
+        return None
+    return stamp if isinstance(stamp, dict) else None
+
+
+def claim_folder(out: Path, stamp: dict[str, Any], force: bool) -> None:
+    """Make `out` this run's, or raise UserError: it holds another run's output, or what this program did not write."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; name a folder")
+    old = read_stamp(out / SHARDS)
+    present = [name for name in (*OUTPUTS, SHARDS) if (out / name).exists()]
+    if old is not None and not (changes := differences(old, stamp)):
+        return
+    if old is not None and not force:
+        raise UserError(
+            f"{out} holds a run with other settings: {'; '.join(changes)}. Choose another --out, or add --force: what the "
+            "change does not touch is kept, the rest is done again"
+        )
+    if present and not force:
+        raise UserError(f"{out} holds {present[0]} of another run; choose another --out, or add --force to replace it")
+    for name in OUTPUTS:
+        (out / name).unlink(missing_ok=True)
+    with atomic_write(out / SHARDS / STAMP) as file:
+        json.dump(stamp, file, indent=1)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, shared: bool) -> Iterator[None]:
+    """Hold the folder against a second run; tasks of a job array share it. The lock goes with the process, however it ends."""
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another run is at work in {folder}; wait for it, or choose another --out") from None
+        yield
