@@ -79,14 +79,32 @@ class Removal(NamedTuple):
     excerpt: str
 
 
+# Inside these a formula needs a look; all others are copied as they are.
+LOOK_IN_MATH = (
+    r"label|nonumber|notag|ensuremath|xspace|ifmmode|protect|includegraphics|epsfig|psfig|epsfbox|epsffile|epsfxsize|epsfysize"
+    r"|input|include|raisebox"
+)
+MATH_CHARS = r"[^$\\{}\n]*"
+MATH_COMMAND = r"\\(?!" + LOOK_IN_MATH + r"|begin)[^\n]"
+MATH_GROUP = rf"\{{{MATH_CHARS}(?:{MATH_COMMAND}{MATH_CHARS})*\}}"
+MATH_GROUP = rf"\{{{MATH_CHARS}(?:(?:{MATH_COMMAND}|{MATH_GROUP}){MATH_CHARS})*\}}"
+FORMULA = rf"\$(?=[^$]){MATH_CHARS}(?:(?:{MATH_COMMAND}|{MATH_GROUP}){MATH_CHARS})*\$"
+PLAIN = r"[^\\{}$~&`'-]*"
 TOKEN = re.compile(r"\\([A-Za-z@]+|[\s\S])|[{}$~&]|``?|''|---?")
+STEP = re.compile(  # what is copied as it stands, and the first thing behind it that is not
+    rf"{PLAIN}(?:(?:{FORMULA}|'(?!')|-(?!-)){PLAIN}){{0,200}}"
+    + r"(?:\\([A-Za-z@]+|[\s\S])|([{}$~&]|``?|''|---?|'|-)|\Z)"
+)
 AFTER_WORD = re.compile(r"[ \t]*")
 NAME = re.compile(r"\s*\{\s*([^{}\\]*?)\s*\}")
 PARAGRAPH = re.compile(r"\n[ \t]*\n")
 MATH_TOKEN = re.compile(r"\\[\s\S]|[{}$]")
 IN_MATH = re.compile(
-    r"\\(?=[bleinpxr])(?:(label|nonumber|notag|ensuremath|xspace|ifmmode|protect|includegraphics|epsfig|psfig|epsfbox|epsffile|epsfxsize|epsfysize"
-    r"|input|include|raisebox)(?![A-Za-z@])|begin\s*\{(" + "|".join(sorted(REMOVED_IN_MATH)) + r")\})|\n[ \t]*\n\s*"
+    r"\\(?=[bleinpxr])(?:("
+    + LOOK_IN_MATH
+    + r")(?![A-Za-z@])|begin\s*\{("
+    + "|".join(sorted(REMOVED_IN_MATH))
+    + r")\})|\n[ \t]*\n\s*"
 )
 LENGTH = re.compile(
     r"\s*=?\s*(?:[-+]?\s*(?:\d*[.,]?\d+|\d+[.,]?)?\s*(?:true\s*)?(?:(?:pt|cm|mm|in|em|ex|pc|bp|sp|dd|cc|mu|fil+)(?![A-Za-z])"
@@ -133,33 +151,26 @@ class Cleaner:
     def prose(self, pos: int, end: int) -> str:
         """The cleaned form of `text[pos:end]`."""
         outer, self.out = self.out, []
-        text, search, actions, out = self.text, TOKEN.search, ACTIONS, self.out
-        find, odd = text.find, IN_MATH.search
-        while match := search(text, pos, end):
-            start = match.start()
-            if start > pos:
-                out.append(text[pos:start])
-            pos = match.end()
+        text, step, actions, out = self.text, STEP.match, ACTIONS, self.out
+        while match := step(text, pos, end):
             name = match[1]
             if name is None:
-                char = match[0]
+                char = match[2]
+                start, stop = match.end() - len(char or ""), match.end()
+                if start > pos:
+                    out.append(text[pos:start])
+                pos = stop
                 if char == "$":
-                    stop = find("$", pos, end)
-                    inner = text[pos:stop]
-                    if (  # most formulas: copied without a second look
-                        stop > pos
-                        and text[stop - 1] != "\\"
-                        and "\n" not in inner
-                        and inner.count("{") == inner.count("}")
-                        and not ("\\" in inner and odd(inner))
-                    ):
-                        pos = stop + 1
-                        out.append(text[start:pos])
-                    else:
-                        pos = min(self.dollar(start, end), end)
+                    pos = min(self.dollar(start, end), end)
+                elif char is None:
+                    break
                 elif char not in "{}":
                     out.append(PUNCTUATION[char])
                 continue
+            start = match.start(1) - 1
+            if start > pos:
+                out.append(text[pos:start])
+            pos = match.end()
             action = actions.get(name)
             if action is None:
                 pos = self.unknown(name, pos)
@@ -169,8 +180,6 @@ class Cleaner:
                     pos = AFTER_WORD.match(text, pos).end()  # type: ignore[union-attr]
             else:
                 pos = min(action(self, name, start, pos), end)  # type: ignore[operator]
-        if pos < end:
-            out.append(text[pos:end])
         self.out = outer
         return "".join(out)
 
@@ -726,7 +735,7 @@ class Cleaner:
 
 SPECIAL = re.compile(r"[\\${}%&#~^]")
 RAW_MARK = "\x00"
-PUNCTUATION = {"~": " ", "&": " ", "``": "“", "''": "”", "`": "'", "--": "–", "---": "—"}
+PUNCTUATION = {"'": "'", "-": "-", "~": " ", "&": " ", "``": "“", "''": "”", "`": "'", "--": "–", "---": "—"}
 
 
 def skip_group(source: Source, pos: int) -> int:
@@ -777,9 +786,9 @@ def tidy(text: str) -> str:
 
 def fold(text: str) -> str:
     """`tidy` of text that holds no raw text."""
-    text = "\n".join([line.strip() for line in text.split("\n")]).replace("\t", " ")
-    while "  " in text:
-        text = text.replace("  ", " ")
+    text = text.replace("\t", " ")
+    lines = [line if "  " not in line else " ".join(line.split()) for line in map(str.strip, text.split("\n"))]
+    text = "\n".join(lines)
     while "\n\n\n" in text:
         text = text.replace("\n\n\n", "\n\n")
     return text

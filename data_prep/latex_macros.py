@@ -40,6 +40,7 @@ OPTION = re.compile(
 BLANKS = re.compile(r"\s*")
 CONDITIONAL = re.compile(r"\\(?:(if[A-Za-z@]*)|(else|or)|(fi))(?![A-Za-z@])")
 RAW_BEGIN = re.compile(r"\\begin\s*\{(" + "|".join(map(re.escape, sorted(RAW_ENVIRONMENTS))) + r")\}")
+PERCENT = re.compile("%")
 COMMENT_OR_RAW = re.compile(r"%|" + RAW_BEGIN.pattern)
 COMMENT_LINES = re.compile(r"(?:[ \t]*%[^\n]*(?:\n|$))*")
 URL_ON_LINE = re.compile(r"\\(?:url|path|href|nolinkurl|burl|doi)\s*(?:\[[^]\n]*\]\s*)?\{([^{}\n]*)$")
@@ -49,6 +50,7 @@ PROGRAM = re.compile(
     r"|advance|if(?!f(?![A-Za-z])|mmode)[A-Za-z@]+|@[A-Za-z@]+|begingroup|global|catcode)(?![A-Za-z@])"
 )
 DEFINES = re.compile(r"\\(?:[gex]?def|newcommand|let|begin\{document)(?![A-Za-z@])")
+CLOSED = frozenset("{}()[]^_$,.;:=+-*/|<>!&0123456789")  # behind these a macro is no argument of a command
 PARAMETER = re.compile(r"#(#|\d)")
 FRONT_MATTER = frozenset(("title", "abstract", "author", "icmltitle"))
 DOCUMENT = re.compile(r"\\begin\s*\{\s*document\s*\}")
@@ -330,7 +332,6 @@ COMPARISON = re.compile(
     r"\s*([^<=>\\]{0,20}|\\[A-Za-z@]+)\s*([<=>])\s*(-?[0-9.]+\s*(?:pt|cm|mm|in|em|ex)?|\\[A-Za-z@]+)\s?"
 )
 TEST_TOKEN = re.compile(r"\s*(\\(?:[A-Za-z@]+|[\s\S])|[^\s{}])")
-ARGUMENT_OF_COMMAND = re.compile(r"\\([A-Za-z]+)\s*$")
 NO_VALUE, TRUE, FALSE = "-NoValue-", "\\BooleanTrue", "\\BooleanFalse"
 
 
@@ -338,7 +339,7 @@ class EndlessExpansion(Exception):
     """A macro calls itself. Raised within this file and caught in it: the macro's name then stays as it is."""
 
 
-Handler = Callable[[Source, str, int, int, list[str], int], int]
+Handler = Callable[["Expander", Source, str, int, int, list[str], int], int]
 
 
 class Expander:
@@ -348,41 +349,8 @@ class Expander:
     """
 
     def __init__(self, num_source_chars: int) -> None:
-        self.active: dict[str, Macro | Handler] = dict.fromkeys(PACKAGE_FLAGS, self.conditional)
-        for words, handler in (
-            ("newcommand renewcommand providecommand DeclareRobustCommand DeclareTextFontCommand", self.newcommand),
-            ("newcommandx renewcommandx providecommandx DeclareRobustCommandx", self.newcommand),
-            (
-                "NewDocumentCommand RenewDocumentCommand ProvideDocumentCommand DeclareDocumentCommand",
-                self.document_command,
-            ),
-            ("NewExpandableDocumentCommand DeclareExpandableDocumentCommand", self.document_command),
-            ("def gdef edef xdef", self.def_),
-            ("let", self.let),
-            ("newenvironment renewenvironment provideenvironment", self.newenvironment),
-            ("NewDocumentEnvironment RenewDocumentEnvironment DeclareDocumentEnvironment", self.newenvironment),
-            ("DeclareMathOperator", self.math_operator),
-            ("newif", self.newif),
-            ("long global outer protected", self.prefix),
-            ("makeatletter makeatother", self.at_letter),
-            ("expandafter", self.expandafter),
-            ("csname", self.csname),
-            ("begin", self.begin),
-            ("end", self.end),
-            ("verb lstinline", self.verb),
-            ("url path nolinkurl href burl", self.url),
-            (
-                "IfBooleanTF IfBooleanT IfBooleanF IfNoValueTF IfNoValueT IfNoValueF IfValueTF IfValueT IfValueF",
-                self.xparse_test,
-            ),
-        ):
-            self.active.update(dict.fromkeys(words.split(), handler))
-        self.active.update(dict.fromkeys(CONDITIONALS, self.conditional))
-        self.preamble_words = (
-            {name for name, action in self.active.items() if not isinstance(action, Macro)}
-            - {"csname", "end", "IfBooleanTF", "ifmmode"}
-            - (CONDITIONALS - {"iffalse", "iftrue"})
-        )
+        self.active: dict[str, Macro | Handler] = dict(TEX_COMMANDS)
+        self.preamble_words = PREAMBLE_COMMANDS
         self.environments: dict[str, tuple[Macro, str]] = {}
         self.flags: dict[str, bool] = dict(PACKAGE_FLAGS)
         self.front: dict[str, str] = {}
@@ -393,7 +361,9 @@ class Expander:
         self.warnings: list[str] = []
         self.cache: dict[tuple[str, ...], tuple[str, str]] = {}
         self.version = 0
-        self.ready: dict[str, tuple[str, bool]] = {}  # macros without arguments: expansion, whether it ends in a control word
+        self.ready: dict[
+            str, tuple[str, bool]
+        ] = {}  # macros without arguments: expansion, whether it ends in a control word
         self.places: list[tuple[int, int]] | None = None
         self.written = self.counted = 0
 
@@ -430,7 +400,7 @@ class Expander:
                 if found and found[1] in RAW_ENVIRONMENTS:
                     pos = self.begin(source, name, pos, start, scrap, 0)
             elif name in self.preamble_words or name in self.flags:
-                pos = action(source, name, pos, start, scrap, 0)
+                pos = action(self, source, name, pos, start, scrap, 0)
                 scrap.clear()
             if pos != end:
                 tokens = CONTROL.finditer(text, pos)
@@ -459,9 +429,11 @@ class Expander:
                 if name not in active:
                     continue
                 start = match.start()
-                if name not in ready or text[start - 1 : start].isspace() or text[start - 1 : start].isalpha():
+                if name not in ready or (start and text[start - 1] not in CLOSED and behind_taker(text, start)):
                     break
-                out.append(text[pos:start])  # most uses: no arguments, expanded before, nothing near that it could touch
+                out.append(
+                    text[pos:start]
+                )  # most uses: no arguments, expanded before, nothing near that it could touch
                 pos = match.end()
                 while text[pos : pos + 1] in (" ", "\t"):
                     pos += 1
@@ -481,7 +453,7 @@ class Expander:
             if action.__class__ is Macro:
                 pos = self.macro(source, name, action, pos, start, out, depth)  # type: ignore[arg-type]
             else:
-                pos = action(source, name, pos, start, out, depth)  # type: ignore[operator]
+                pos = action(self, source, name, pos, start, out, depth)  # type: ignore[operator]
             if depth == 0 and self.places is not None:
                 self.note_place(out, pos)
             if self.ended or (self.tail and depth):
@@ -512,12 +484,7 @@ class Expander:
             while text[end : end + 1] in (" ", "\t"):
                 end += 1
         before = out[-1] if out else ""
-        if (
-            len(result) > 1
-            and before[-1:].isalpha() | before[-1:].isspace()
-            and (taker := ARGUMENT_OF_COMMAND.search(before, max(0, len(before) - 20)))
-            and taker[1] in ARGUMENT_TAKERS
-        ):
+        if len(result) > 1 and start and text[start - 1] not in CLOSED and behind_taker(text, start):
             result = "{" + result + "}"
         if result:
             out.append(glue(before, result))
@@ -769,8 +736,8 @@ class Expander:
             return pos
         flag = found[1]
         self.flags[flag] = False
-        self.active[flag] = self.conditional
-        self.active[flag[2:] + "true"] = self.active[flag[2:] + "false"] = self.set_flag
+        self.active[flag] = Expander.conditional
+        self.active[flag[2:] + "true"] = self.active[flag[2:] + "false"] = Expander.set_flag
         self.preamble_words |= {flag, flag[2:] + "true", flag[2:] + "false"}
         return found.end()
 
@@ -808,7 +775,7 @@ class Expander:
         handler = self.active.get(found[1])
         if handler is None or isinstance(handler, Macro):
             return found.end()
-        end = handler(rest, found[1], 0, 0, [], depth)
+        end = handler(self, rest, found[1], 0, 0, [], depth)
         return found.end() + max(0, end - len(new) - 2)
 
     def csname(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
@@ -981,6 +948,12 @@ class Expander:
             return None
 
 
+def behind_taker(text: str, pos: int) -> bool:
+    """Whether a command that takes an argument, such as \\frac, ends directly before `pos`."""
+    slash = text.rfind("\\", max(0, pos - 20), pos)
+    return slash >= 0 and text[slash + 1 : pos].strip() in ARGUMENT_TAKERS
+
+
 def substitute(pieces: tuple[str | int, ...], arguments: list[str]) -> str:
     """The body with its arguments in place, control words kept apart from the letters behind them."""
     if len(pieces) == 1:
@@ -1048,3 +1021,42 @@ def verb_end(text: str, pos: int) -> int:
     line_end = text.find("\n", pos)
     close = text.find("}" if mark == "{" else mark, pos + 1, len(text) if line_end < 0 else line_end)
     return close + 1 if close >= 0 else pos
+
+
+def tex_commands() -> dict[str, Macro | Handler]:
+    """TeX's and LaTeX's own commands that define, decide or protect -> the method that carries them out."""
+    actions: dict[str, Macro | Handler] = {}
+    for names, handler in (
+        ("newcommand renewcommand providecommand DeclareRobustCommand DeclareTextFontCommand", Expander.newcommand),
+        ("newcommandx renewcommandx providecommandx DeclareRobustCommandx", Expander.newcommand),
+        ("NewDocumentCommand RenewDocumentCommand ProvideDocumentCommand", Expander.document_command),
+        (
+            "DeclareDocumentCommand NewExpandableDocumentCommand DeclareExpandableDocumentCommand",
+            Expander.document_command,
+        ),
+        ("def gdef edef xdef", Expander.def_),
+        ("let", Expander.let),
+        ("newenvironment renewenvironment provideenvironment", Expander.newenvironment),
+        ("NewDocumentEnvironment RenewDocumentEnvironment DeclareDocumentEnvironment", Expander.newenvironment),
+        ("DeclareMathOperator", Expander.math_operator),
+        ("newif", Expander.newif),
+        ("long global outer protected", Expander.prefix),
+        ("makeatletter makeatother", Expander.at_letter),
+        ("expandafter", Expander.expandafter),
+        ("csname", Expander.csname),
+        ("begin", Expander.begin),
+        ("end", Expander.end),
+        ("verb lstinline", Expander.verb),
+        ("url path nolinkurl href burl", Expander.url),
+        (
+            "IfBooleanTF IfBooleanT IfBooleanF IfNoValueTF IfNoValueT IfNoValueF IfValueTF IfValueT IfValueF",
+            Expander.xparse_test,
+        ),
+    ):
+        actions.update(dict.fromkeys(names.split(), handler))
+    actions.update(dict.fromkeys([*CONDITIONALS, *PACKAGE_FLAGS], Expander.conditional))
+    return actions
+
+
+TEX_COMMANDS = tex_commands()
+PREAMBLE_COMMANDS = frozenset(TEX_COMMANDS) - {"csname", "end"} - (CONDITIONALS - {"iffalse", "iftrue"})

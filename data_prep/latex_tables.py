@@ -258,11 +258,15 @@ ACCENTS = {
 # ---------------------------------------------------------------- macros
 
 # The cleaner reads these itself: a redefinition changes how they look, not what they mean.
-PROTECTED = SECTIONS | words(
-    """begin end item label ref cite document documentclass documentstyle maketitle title author date input include footnote caption
+PROTECTED = (
+    SECTIONS
+    | words(
+        """begin end item label ref cite document documentclass documentstyle maketitle title author date input include footnote caption
     usepackage RequirePackage thebibliography bibliography bibliographystyle bibitem par def let newcommand renewcommand emph textbf textit the frac left right
     today thanks footnotetext footnotemark includegraphics index newblock appendix appendixname"""
-) | frozenset("\\()[]{}$%&# ")
+    )
+    | frozenset("\\()[]{}$%&# ")
+)
 # Commands that take an argument: a macro of several tokens that stands directly behind one is put in braces.
 ARGUMENT_TAKERS = words(
     """frac tfrac dfrac cfrac sqrt hat widehat tilde widetilde bar overline underline vec dot ddot check breve acute grave mathring mathbf mathrm mathcal
