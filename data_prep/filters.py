@@ -246,7 +246,7 @@ LOWERCASE_WORD = re.compile(r"(?<![\\A-Za-z])[a-z]{2,}(?![A-Za-z])")
 NUM_SLICES, SLICE_CHARS = (
     8,
     1500,
-)  # of the body, evenly spread, for the share of English words: 0.3 ms whatever its length
+)  # of the body, evenly spread, for the share of English words: 0.2 ms whatever its length
 HEAD_LETTERS, HEAD_CHARS = (
     120,
     500,
@@ -264,7 +264,7 @@ NUM_TRIALS = 3  # of langdetect's random walks through the n-grams; it takes 7, 
 NOT_PROSE = re.compile(
     r"\\begin\{((?:equation|align|gather|multline|eqnarray|array|displaymath|math|tabular|tikzpicture|verbatim|lstlisting)\w*\*?)\}"
     r".{0,5000}?\\end\{\1\}"
-    r"|\$\$.{0,3000}?\$\$|\$[^$]{0,1500}\$|\\\[.{0,3000}?\\\]|\\\(.{0,1500}?\\\)"
+    r"|\$\$.{0,3000}?\$\$|\$(?:[^$\n]|\n(?!\s*\n)){0,1500}\$|\\\[.{0,3000}?\\\]|\\\(.{0,1500}?\\\)"
     r"|\\(?:begin|end|label|(?:eq|page|auto|c)?ref|cite\w*|url|includegraphics|bibliography\w*)\*?(?:\[[^\]]{0,300}\])*\{[^}]{0,300}\}"
     r"|\\[A-Za-z]+\*?|\\.|[{}~^_&#<>=+*/|\d]",
     re.DOTALL,
@@ -277,7 +277,7 @@ def check_language(title: str, abstract: str, text: str, limits: Limits) -> Reje
     langdetect judges title and abstract. Since a French paper may have an English abstract, the body is asked as well: the
     share of English function words in slices of it. Where both say English (nearly always), that is all: 2 ms. Otherwise
     langdetect judges windows of the body's prose, mathematics stripped. A paper is kept if most of them are in the wanted
-    language, or one of them is and the function words speak for English.
+    language, or where function words speak for English, unless all windows agree on another language.
     """
     if limits.language is None:
         return None
@@ -291,11 +291,11 @@ def check_language(title: str, abstract: str, text: str, limits: Limits) -> Reje
         votes += filter(None, [guess_language(window)])
         if english and votes == ["en"]:
             return None
-    votes = votes or [
-        of_head or limits.language
-    ]  # a body without prose: title and abstract decide, else nothing speaks against it
+    if not votes:  # a body without prose: title and abstract decide; without them nothing speaks against the paper
+        votes = [of_head or limits.language]
     num_wanted = votes.count(limits.language)
-    if 2 * num_wanted > len(votes) or (num_wanted and english):
+    one_voice = len(votes) > 1 and len(set(votes)) == 1
+    if 2 * num_wanted > len(votes) or (english and (num_wanted or not one_voice)):
         return None
     others = Counter(vote for vote in votes if vote != limits.language)
     return Rejection("language", ", ".join(sorted(others, key=lambda name: (-others[name], name))))
