@@ -181,9 +181,9 @@ def inside(spans: Sequence[tuple[int, int]], place: int) -> bool:
 # --- the figures ---
 
 
-def tokens_in(starts: Sequence[int], span: tuple[int, int]) -> int:
-    """How many tokens begin in a span, `starts` being the first characters of all tokens in order."""
-    return bisect.bisect_left(starts, span[1]) - bisect.bisect_left(starts, span[0])
+def tokens_over(starts: Sequence[int], ends: Sequence[int], span: tuple[int, int]) -> int:
+    """How many tokens have a part in a span; `starts` and `ends` are those of all tokens, in order."""
+    return bisect.bisect_left(starts, span[1]) - bisect.bisect_right(ends, span[0])
 
 
 def measure_text(tokenizer: Any, texts: Sequence[str], spans: Sequence[Spans]) -> "Counter[str]":
@@ -193,15 +193,15 @@ def measure_text(tokenizer: Any, texts: Sequence[str], spans: Sequence[Spans]) -
     for text, (formulas, words, numbers) in zip(texts, spans, strict=True):
         encoding = tokenizer.encode(text, add_special_tokens=False)
         offsets = encoding.offsets
-        starts = [start for start, _ in offsets]
+        starts, ends = [start for start, _ in offsets], [end for _, end in offsets]
         sums["tokens"] += len(starts)
         sums["bytes"] += len(text.encode())
         sums["math_bytes"] += sum(len(text[start:end].encode()) for start, end in formulas)
         sums["math_tokens"] += sum(inside(formulas, start) for start in starts)
         sums["formulas"] += len(formulas)
-        sums["formula_tokens"] += sum(tokens_in(starts, span) for span in formulas)
+        sums["formula_tokens"] += sum(tokens_over(starts, ends, span) for span in formulas)
         sums["numbers"] += len(numbers)
-        sums["number_tokens"] += sum(max(1, tokens_in(starts, span)) for span in numbers)
+        sums["number_tokens"] += sum(tokens_over(starts, ends, span) for span in numbers)
         sums["partial"] += sum(number in partial for number in encoding.ids)
         sums["control_words"] += len(words)
         for start, end in words:

@@ -51,6 +51,7 @@ SPECIAL_TOKENS = (
 UNK, BOS, EOS, PAD = SPECIAL_TOKENS[:4]
 BOS_ID = 1
 NUM_BYTES = 256  # byte fallback: a piece for each byte
+ALWAYS_PIECES = "".join(map(chr, range(0x21, 0x7F)))  # ASCII, however small the corpus
 
 # SentencePiece writes a space as U+2581 and would give a true U+2581 back as a space. So that every text comes back, U+2581 is
 # written as U+E000 1 before it is cut, and U+E000 (private use, hardly ever seen) as U+E000 2; decoding undoes it.
@@ -250,6 +251,55 @@ def plain_chunks(counts: Counts, symbols: Sequence[str]) -> "Counter[str]":
 # --- SentencePiece ---
 
 
+def varint(data: bytes, place: int) -> tuple[int, int]:
+    """A protocol-buffer integer (7 bits a byte, low ones first) and the place after it."""
+    value = shift = 0
+    while True:
+        byte = data[place]
+        value, shift, place = value | (byte & 0x7F) << shift, shift + 7, place + 1
+        if byte < 0x80:
+            return value, place
+
+
+def proto_fields(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """The fields of a protocol-buffer message: number, the field as it stands, and its payload if it has a length."""
+    place = 0
+    while place < len(data):
+        start = place
+        key, place = varint(data, place)
+        payload = b""
+        if key & 7 == 2:
+            size, place = varint(data, place)
+            payload, place = data[place : place + size], place + size
+        elif key & 7 == 0:
+            _, place = varint(data, place)
+        else:
+            place += {1: 8, 5: 4}[key & 7]
+        yield key >> 3, data[start:place], payload
+
+
+def to_varint(value: int) -> bytes:
+    """The opposite of varint."""
+    groups = [value >> shift & 0x7F for shift in range(0, max(value.bit_length(), 1), 7)]
+    return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])
+
+
+# In sentencepiece_model.proto: ModelProto's normaliser and denormaliser, and in both the name of the file their rules were in.
+NORMALISERS, RULES_FILE = (3, 5), 6
+
+
+def without_paths(model: bytes) -> bytes:
+    """A model without the names of the temporary files its escapes were read from, so that the same corpus gives the same bytes."""
+    fields = []
+    for number, field, payload in proto_fields(model):
+        if number in NORMALISERS:
+            kept = b"".join(part for inner, part, _ in proto_fields(payload) if inner != RULES_FILE)
+            fields.append(to_varint(number << 3 | 2) + to_varint(len(kept)) + kept)
+        else:
+            fields.append(field)
+    return b"".join(fields)
+
+
 def escape_table(escapes: Mapping[str, str]) -> str:
     """Rules in SentencePiece's form: code points in hexadecimal, source and target parted by a tab."""
     sides = [[" ".join(f"{ord(char):X}" for char in side) for side in pair] for pair in escapes.items()]
@@ -289,6 +339,7 @@ def train_model(chunks: Mapping[str, int], vocab_size: int, symbols: Sequence[st
                 allow_whitespace_only_pieces=True,
                 add_dummy_prefix=False,
                 character_coverage=0.99995,
+                required_chars=ALWAYS_PIECES,
                 unk_id=0,
                 bos_id=BOS_ID,
                 eos_id=2,
@@ -315,10 +366,12 @@ def train_model(chunks: Mapping[str, int], vocab_size: int, symbols: Sequence[st
             f"the corpus has {possible:,} distinct pieces, --vocab-size asks for {vocab_size:,}; give more text, or --vocab-size "
             f"{possible} (--pad-to {vocab_size} keeps the embedding's size)"
         )
-    return model.getvalue()
+    return without_paths(model.getvalue())
 
 
 # --- the folder ---
+
+NEVER = -1000.0  # a unigram score so bad that text which spells a special token or a byte is never read as one
 
 
 def literal(text: str, content: str) -> dict[str, Any]:
@@ -363,7 +416,7 @@ def fast_tokenizer(model: bytes, symbols: Sequence[str], model_type: str) -> dic
     added = [(vocab[piece], piece, piece in SPECIAL_TOKENS) for piece in (*SPECIAL_TOKENS, *symbols)]
     begin, begin_second = ({"SpecialToken": {"id": BOS, "type_id": number}} for number in (0, 1))
     text, second = ({"Sequence": {"id": name, "type_id": number}} for number, name in enumerate("AB"))
-    scores = [[piece, pieces.get_score(number)] for piece, number in vocab.items()]
+    scores = [[piece, pieces.get_score(number) if number >= first_normal else NEVER] for piece, number in vocab.items()]
     unigram = {"type": "Unigram", "unk_id": 0, "vocab": scores, "byte_fallback": True}
     unescapes = [literal(code, char) for char, code in reversed(ESCAPES.items())]
     return {

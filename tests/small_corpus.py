@@ -48,7 +48,7 @@ def write_records(path: Path, records: list[dict[str, Any]]) -> Path:
     return path
 
 
-def small_tokenizer(folder: Path, vocab_size: int = 520, **options: Any) -> Path:
+def small_tokenizer(folder: Path, vocab_size: int = 600, **options: Any) -> Path:
     """A tokenizer trained on small_records, in `folder`/tokenizer."""
     train([write_records(folder / "corpus.jsonl", small_records(300))], folder / "tokenizer", vocab_size, **options)
     return folder / "tokenizer"

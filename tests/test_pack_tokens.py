@@ -342,7 +342,7 @@ def test_a_damaged_file_is_refused(packed: Path, tmp_path: Path, suffix: str) ->
 
 
 def test_a_model_with_too_few_rows_is_refused(packed: Path) -> None:
-    with pytest.raises(UserError, match=r"holds ids below 520, the model's vocab_size is 500"):
+    with pytest.raises(UserError, match=r"holds ids below 600, the model's vocab_size is 500"):
         open_split(packed, "train", vocab_size=500)
 
 
