@@ -4,6 +4,7 @@ In: e-prints and their metadata (default: ../shared/eprints). Out: CPU seconds o
 core, and whether a worker's memory stays flat when there are ten times as many shards.
 
     python benchmarks/prepare_throughput.py --repeat 3 --memory
+    python benchmarks/prepare_throughput.py --repeat 0 --merge 270000    # the merge alone, of made-up shards
 
 CPU seconds are those of the program and all its children, from start to end, so they hold on a busy machine; what lies
 between their sum over the stages and the whole is start-up (imports, the language profiles), planning and the metadata's index.
@@ -17,9 +18,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -28,8 +32,14 @@ if __package__ in (None, ""):
 
 from data_prep.archives import files_below
 from data_prep.cli import Parser, UserError, run
+from data_prep.dedup import NUM_PERM, SIGNATURE
+from data_prep.merge import Options, merge
+from data_prep.records import json_line
+from data_prep.shards import INDEX, ITEMS, RECORDS, peak_rss_bytes
 
 NUM_COPIES = 10  # of the sources, for the check of memory
+EPRINTS_PER_SHARD = 278  # 2,657,110 items in 9,547 tars
+LEAKS_PER_PAPER = 125  # 13-grams sampled of 8,000 words, one in 64
 
 
 def children_cpu_s() -> float:
@@ -92,6 +102,60 @@ def memory(args: argparse.Namespace, folder: Path) -> None:
     print(f"{peaks[1]:.0f} / {peaks[0]:.0f} = {peaks[1] / peaks[0]:.2f} on {NUM_COPIES} times the e-prints")
 
 
+def write_made_up_shard(folder: Path, generator: np.random.Generator, first: int) -> None:
+    """A shard of EPRINTS_PER_SHARD e-prints, 57 in 100 of them kept, with random signatures and 100 characters of text each."""
+    folder.mkdir(parents=True)
+    items, records, offsets = [], [], [0]
+    for number in range(first, first + EPRINTS_PER_SHARD):
+        paper_id = f"{number // 20_000 % 100 + 2400:04d}.{number % 20_000:05d}"
+        item = {
+            "id": paper_id,
+            "version": None,
+            "name": f"tar/2401/{paper_id}.gz",
+            "bytes": 1_900_000,
+            "year": 2015,
+            "category": "math.AG",
+        }
+        item["num_versions"] = 1
+        if number % 100 < 57:
+            records.append(json_line({"id": paper_id, "text": "x" * 100}))
+            offsets.append(offsets[-1] + len(records[-1]))
+            items.append(json_line(item | {"chars": 100}))
+        else:
+            items.append(json_line(item | {"reason": "category", "detail": "astro-ph.GA"}))
+    (folder / ITEMS).write_text("".join(items))
+    (folder / RECORDS).write_text("".join(records))
+    signatures = np.zeros(len(records), SIGNATURE)
+    signatures["slots"] = generator.integers(0, 2**16, (len(records), NUM_PERM))
+    signatures["digest"] = generator.integers(0, 2**63, (len(records), 2))
+    signatures["num_shingles"] = signatures["num_words"] = 8_000
+    leaks = generator.integers(0, 2**63, len(records) * LEAKS_PER_PAPER).astype(np.uint64)
+    np.savez(
+        folder / INDEX,
+        offsets=np.array(offsets),
+        signatures=signatures,
+        leaks=leaks,
+        leak_offsets=np.arange(len(records) + 1) * LEAKS_PER_PAPER,
+    )
+
+
+def merge_scale(num_eprints: int, folder: Path) -> None:
+    """Print time and memory of the merge alone, which one process does, on made-up shards of the real number of papers each."""
+    generator = np.random.default_rng(0)
+    folders = [folder / f"shard{number}" for number in range(num_eprints // EPRINTS_PER_SHARD)]
+    for number, shard in enumerate(folders):
+        write_made_up_shard(shard, generator, number * EPRINTS_PER_SHARD)
+    before_bytes, started_s = peak_rss_bytes(), time.process_time()
+    figures = merge(folder / "merged", folders, folder, Options(val_frac=0.01, jaccard=0.8, list_missing=False))
+    papers, seconds = figures["papers"], time.process_time() - started_s
+    grown = peak_rss_bytes() - before_bytes
+    print(
+        f"merge of {papers['in']:,} e-prints in {len(folders):,} shards, {papers['kept']:,} kept: {seconds:.1f} CPU s = "
+        f"{1e6 * seconds / papers['in']:.0f} microseconds an e-print; memory grew by {grown / 2**20:,.0f} MiB = "
+        f"{grown / papers['kept']:,.0f} bytes a kept paper"
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = Parser(prog="prepare_throughput.py", description=__doc__)
@@ -99,9 +163,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--metadata", type=Path, default=SHARED / "eprints/metadata.jsonl")
     parser.add_argument("--repeat", type=int, default=3, help="runs, of which the one with the least CPU time counts")
     parser.add_argument("--memory", action="store_true", help="check a worker's memory on ten times the shards, too")
+    parser.add_argument(
+        "--merge", type=int, default=0, metavar="EPRINTS", help="measure the merge of so many made-up e-prints"
+    )
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
-        throughput(args, Path(name))
+        if args.repeat:
+            throughput(args, Path(name))
+        if args.merge:
+            merge_scale(args.merge, Path(name))
         if args.memory:
             memory(args, Path(name))
     return 0

@@ -93,7 +93,12 @@ def prepare_benchmarks(settings: Settings, folder: Path) -> Path | None:
         return None
     path = folder / f"benchmarks-{key_of([sha256_file(path) for path in settings.decontaminate])}.npz"
     if not path.exists():
-        BenchmarkIndex.build(settings.decontaminate).save(path)
+        index = BenchmarkIndex.build(settings.decontaminate)
+        num, num_skipped = len(index.arrays["names"]), int(index.arrays["num_skipped"])
+        print(
+            f"benchmarks: {num:,} questions, of which {num_skipped:,} say too little to be looked for", file=sys.stderr
+        )
+        index.save(path)
     return path
 
 

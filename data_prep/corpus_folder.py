@@ -9,8 +9,10 @@ import fcntl
 import hashlib
 import importlib.metadata
 import json
+import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,9 @@ from data_prep.filters import Limits
 TRAIN, VAL, REJECTS, MANIFEST, TIMINGS = "train.jsonl", "val.jsonl", "rejects.jsonl", "manifest.json", "timings.json"
 OUTPUTS = (MANIFEST, TRAIN, VAL, REJECTS, TIMINGS)  # the manifest goes first: without it a corpus is not finished
 SHARDS, STAMP, LOCK = "shards", "run.json", "lock"
-# Source files that decide the merge, and those that decide nothing here; a change of any other one does all papers again.
-MERGE_CODE = ("corpus.py", "merge.py")
-OTHER_CODE = (
-    *("__init__.py", "cli.py", "corpus_folder.py", "engines.py", "prepare_dataset.py", "report.py"),
-    *("pack_tokens.py", "token_files.py", "train_tokenizer.py", "tokenizer_report.py"),
-)
+NO_BYTES = {"cli", "corpus_folder", "engines"}  # modules that decide no byte of the output
+HERE = Path(__file__).resolve().parent
+IMPORT = re.compile(r"(?m)^ *from data_prep\.(\w+) import ")
 PACKAGES = ("numpy", "langdetect")  # whose versions can change a byte of the output
 
 
@@ -65,12 +64,22 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def code_hash(names: Sequence[str]) -> str:
-    """A hash of source files beside this one."""
+def code_hash(module: str, but: AbstractSet[str] = frozenset()) -> str:
+    """A hash of a module's source file and of all of this package's that it imports, one through the other, `but` some."""
     digest = hashlib.sha256()
-    for name in names:
-        digest.update(name.encode() + b"\0" + (Path(__file__).parent / name).read_bytes())
+    for name in sorted(modules_behind(module) - but):
+        digest.update(name.encode() + b"\0" + (HERE / f"{name}.py").read_bytes())
     return digest.hexdigest()[:16]
+
+
+def modules_behind(module: str) -> set[str]:
+    """'metadata' -> {'metadata', 'filters', 'records'}: what the module imports of this package, itself included."""
+    found, waiting = set[str](), [module]
+    while waiting:
+        if (name := waiting.pop()) not in found:
+            found.add(name)
+            waiting += IMPORT.findall((HERE / f"{name}.py").read_text(encoding="utf-8"))
+    return found - NO_BYTES
 
 
 def file_stamp(path: Path) -> str:
@@ -88,28 +97,25 @@ def stamp_of(settings: Settings) -> dict[str, Any]:
     """
     limits = {f"--{name.replace('_', '-')}": value for name, value in asdict(settings.limits).items()}
     late = ("--min-body-chars", "--language")
-    stage_code = sorted(
-        path.name for path in Path(__file__).parent.glob("*.py") if path.name not in OTHER_CODE + MERGE_CODE
-    )
     stamp = {
         "metadata": {
             "--metadata": file_stamp(settings.metadata),
             **{name: value for name, value in limits.items() if name not in late},
-            "metadata code": code_hash(("filters.py", "metadata.py")),
+            "metadata code": code_hash("metadata"),
         },
         "papers": {
             **{name: limits[name] for name in late},
             "--keep-captions": settings.keep_captions,
             "--limit": settings.limit,
             "--decontaminate": [f"{path.name} {sha256_file(path)[:16]}" for path in settings.decontaminate],
-            "stage code": code_hash(stage_code),
+            "stage code": code_hash("shards"),
             "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         },
         "merge": {
             "--jaccard": settings.jaccard,
             "--val-frac": settings.val_frac,
             "--list-missing": settings.list_missing,
-            "merge code": code_hash(MERGE_CODE),
+            "merge code": code_hash("corpus", but=modules_behind("shards")),
         },
     }
     plain: dict[str, Any] = json.loads(json.dumps(stamp))

@@ -9,6 +9,7 @@ Papers are written in the order in which they were read, so nothing depends on w
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 from array import array
 from collections import Counter
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from data_prep.cli import atomic_write
 from data_prep.corpus_folder import REJECTS, TRAIN, VAL
-from data_prep.dedup import Clusters, Leak, cluster, leak, split_of
+from data_prep.dedup import SIGNATURE, Clusters, Leak, cluster, leak, split_of
 from data_prep.metadata import MetadataIndex
 from data_prep.records import REASONS, Rejection, json_line
 from data_prep.shards import INDEX, ITEMS, RECORDS
@@ -136,23 +137,25 @@ def resolve_versions(folders: Sequence[Path]) -> tuple[dict[int, Rejection], dic
 def gather(folders: Sequence[Path], superseded: dict[int, Rejection]) -> tuple[Papers, NDArray[Any]]:
     """The papers that all stages so far kept, and their signatures in the same order."""
     papers = Papers()
-    signatures: list[NDArray[Any]] = []
     place = 0
     for number, folder in enumerate(folders):
-        row, rows = 0, []
+        row = 0
         for item in read_items(folder):
             if "reason" not in item:
                 if place not in superseded:
                     papers.ids.append(item["id"])
                     papers.versions.append(given_version(item))
                     papers.shard_numbers.append(number)
-                    rows.append(row)
+                    papers.rows.append(row)
                 row += 1
             place += 1
-        papers.rows.extend(rows)
+    signatures = np.empty(len(papers.ids), SIGNATURE)
+    shard_numbers, rows = np.array(papers.shard_numbers), np.array(papers.rows)
+    starts = np.searchsorted(shard_numbers, np.arange(len(folders) + 1))
+    for folder, (start, end) in zip(folders, itertools.pairwise(starts), strict=True):
         with np.load(folder / INDEX) as index:
-            signatures.append(index["signatures"][rows])
-    return papers, np.concatenate(signatures)
+            signatures[start:end] = index["signatures"][rows[start:end]]
+    return papers, signatures
 
 
 class Texts:

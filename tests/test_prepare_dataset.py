@@ -22,7 +22,7 @@ import pytest
 
 from data_prep import merge, shards
 from data_prep.cli import UserError
-from data_prep.corpus_folder import code_hash
+from data_prep.corpus_folder import code_hash, modules_behind
 from data_prep.dedup import THRESHOLD
 from data_prep.filters import Limits
 from data_prep.metadata import MetadataIndex, bucket_of, index_metadata
@@ -588,9 +588,24 @@ def test_another_flag_is_refused_with_both_values_and_forced(arxiv: Arxiv, small
 def test_other_code_is_refused(arxiv: Arxiv, monkeypatch: pytest.MonkeyPatch) -> None:
     arxiv.fill(1)
     arxiv.prepare()
-    monkeypatch.setattr("data_prep.corpus_folder.code_hash", lambda names: code_hash(names) + "x")
+    monkeypatch.setattr("data_prep.corpus_folder.code_hash", lambda *modules, **but: code_hash(*modules, **but) + "x")
     with pytest.raises(UserError, match="stage code was"):
         arxiv.prepare()
+
+
+def test_the_code_that_counts_is_what_a_stage_imports() -> None:
+    assert modules_behind("metadata") == {"metadata", "filters", "records"}
+    assert {
+        "shards",
+        "archives",
+        "extraction",
+        "latex_cleaner",
+        "filters",
+        "dedup",
+        "metadata",
+        "records",
+    } <= modules_behind("shards")
+    assert not modules_behind("shards") & {"merge", "corpus", "report", "pack_tokens", "prepare_dataset"}
 
 
 def test_a_changed_source_is_seen_and_redone_alone(arxiv: Arxiv, small_groups: None) -> None:
