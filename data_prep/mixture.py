@@ -59,7 +59,9 @@ SHARE_TOLERANCE = 1e-6  # three thirds written with seven digits still make one
 # The gold rule. Longer bodies are theses and books, shorter ones notes; a paper between them has one subject and proves it.
 GOLD_BODY_CHARS = (8_000, 400_000)
 GOLD_STRUCTURES = ("theorem", "proof")
-FORMULA_HEAVY_SHARE = 0.2  # of characters: the median of the cleaned e-prints of ../shared is 0.203, so the halves are even
+FORMULA_HEAVY_SHARE = (
+    0.2  # of characters: the median of the cleaned e-prints of ../shared is 0.203, so the halves are even
+)
 
 
 # --- what a record knows ---
@@ -245,6 +247,7 @@ class Curriculum:
     ) -> None:
         self.seq_len = seq_len
         sources = mixture.of_stage("pretraining")
+        check_sources(sources, tokenizer)
         edges = (
             np.rint(np.cumsum([0.0] + [stage.share for stage in mixture.curriculum]) * steps).astype(int)
             * rows_per_step
@@ -306,16 +309,8 @@ class Curriculum:
         return lines
 
 
-def weighted_files(
-    sources: Sequence[Source], stage: Stage, tokenizer: Path | None
-) -> tuple[list[TokenFile], list[float]]:
-    """The token files that a stage reads, each with its weight; a UserError for a source without tokens.
-
-    A source whose documents have no prose part (web pages have no abstract) is left out of a stage that reads prose.
-    """
-    part = "prose" if stage.reads == "prose" else FULL_TEXT
-    files: list[TokenFile] = []
-    weights: list[float] = []
+def check_sources(sources: Sequence[Source], tokenizer: Path | None) -> None:
+    """Raise UserError for the first source without tokens."""
     for source in sources:
         packed = {
             file.source for file in open_split(source.dataset, "train", tokenizer=tokenizer) if file.header.num_tokens
@@ -325,6 +320,19 @@ def weighted_files(
                 f"source {source.name!r} has no tokens in {source.dataset}, which holds {', '.join(sorted(packed)) or 'none'}; pack it "
                 f"with data_prep/pack_tokens.py --dataset {source.dataset}"
             )
+
+
+def weighted_files(
+    sources: Sequence[Source], stage: Stage, tokenizer: Path | None
+) -> tuple[list[TokenFile], list[float]]:
+    """The token files that a stage reads, each with its weight; a UserError if no source has any.
+
+    A source whose documents have no prose part (web pages have no abstract) is left out of a stage that reads prose.
+    """
+    part = "prose" if stage.reads == "prose" else FULL_TEXT
+    files: list[TokenFile] = []
+    weights: list[float] = []
+    for source in sources:
         weight = stage.weights.get(source.name, source.weight)
         for file in open_split(source.dataset, "train", part=part, tokenizer=tokenizer):
             if file.source == source.name and file.header.num_tokens:
