@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,9 +26,16 @@ PRELOAD = [
 
 
 def start_ranks(
-    argv: Sequence[str], world: int, log: Path, env: Mapping[str, str] | None = None
+    argv: Sequence[str],
+    world: int,
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    before: Callable[[int], None] | None = None,
 ) -> "list[multiprocessing.context.ForkServerProcess]":
-    """Start `world` ranks of `train.py ARGV`; their stdout and stderr are appended to `log`."""
+    """Start `world` ranks of `train.py ARGV`; their stdout and stderr are appended to `log`.
+
+    `before`, a function of a module, is called in each rank with its number first (a test's way to break something).
+    """
     os.environ["OMP_NUM_THREADS"] = "1"  # the server inherits it, and torch reads it when it is imported
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
@@ -36,7 +43,7 @@ def start_ranks(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     ranks = [
-        context.Process(target=run_rank, args=(list(argv), rank, world, port, log, dict(env or {})))
+        context.Process(target=run_rank, args=(list(argv), rank, world, port, log, dict(env or {}), before))
         for rank in range(world)
     ]
     for process in ranks:
@@ -44,7 +51,15 @@ def start_ranks(
     return ranks
 
 
-def run_rank(argv: Sequence[str], rank: int, world: int, port: int, log: Path, env: Mapping[str, str]) -> None:
+def run_rank(
+    argv: Sequence[str],
+    rank: int,
+    world: int,
+    port: int,
+    log: Path,
+    env: Mapping[str, str],
+    before: Callable[[int], None] | None,
+) -> None:
     """The life of one rank, as a launcher would start it."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number in (1, 2):
@@ -55,6 +70,8 @@ def run_rank(argv: Sequence[str], rank: int, world: int, port: int, log: Path, e
     import train
     from data_prep.cli import run
 
+    if before is not None:
+        before(rank)
     run(train.main)
 
 

@@ -1,0 +1,464 @@
+"""train.py with real ranks (gloo, ZeRO-2, bf16) on a tiny model: it trains, is killed, told to stop, damaged, and goes on exactly."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import train
+from benchmarks.ranks import start_ranks, wait_ranks
+from data_prep.cli import UserError
+
+from .conftest import ROOT
+
+STEPS = 24
+CONFIG = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 32,
+    "intermediate_size": 88,
+    "num_hidden_layers": 2,
+}
+CONFIG |= {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+    "max_position_embeddings": 128,
+    "dtype": "bfloat16",
+}
+CONFIG |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3, "tie_word_embeddings": False}
+FLAGS = [
+    "--seq-len",
+    "32",
+    "--micro-batch",
+    "2",
+    "--accumulation",
+    "2",
+    "--steps",
+    str(STEPS),
+    "--warmup-steps",
+    "4",
+    "--lr",
+    "3e-3",
+]
+FLAGS += [
+    "--log-every",
+    "1",
+    "--eval-every",
+    "6",
+    "--save-every",
+    "4",
+    "--eval-sequences",
+    "8",
+    "--keep",
+    "9",
+    "--wandb",
+    "off",
+]
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with config.json, a tokenizer, and a data set of made-up words that is packed."""
+    from data_prep import pack_tokens, train_tokenizer
+    from data_prep.records import write_jsonl
+
+    folder = tmp_path_factory.mktemp("train")
+    random = np.random.default_rng(0)
+    words = ["".join(random.choice(list("abcdeilmnorstu"), size=random.integers(2, 8))) for _ in range(200)]
+    records = [
+        {
+            "id": f"t{number}",
+            "source": "test",
+            "title": "",
+            "abstract": "",
+            "text": " ".join(random.choice(words, size=300)),
+            "parts": {},
+        }
+        for number in range(30)
+    ]
+    write_jsonl(folder / "data" / "train.jsonl", records[:26])
+    write_jsonl(folder / "data" / "val.jsonl", records[26:])
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    source = str(folder / "data" / "train.jsonl")
+    assert train_tokenizer.main(["--input", source, "--vocab-size", "512", "--out", str(folder / "tokenizer")]) == 0
+    assert pack_tokens.main(["--dataset", str(folder / "data"), "--tokenizer", str(folder / "tokenizer")]) == 0
+    return folder
+
+
+def command(place: Path, out: Path, *more: str) -> list[str]:
+    given = [
+        "--config",
+        place / "config.json",
+        "--dataset",
+        place / "data",
+        "--tokenizer",
+        place / "tokenizer",
+        "--out",
+        out,
+    ]
+    return [*map(str, given), *FLAGS, *more]
+
+
+def go(place: Path, out: Path, *more: str, world: int = 2, before: Any = None) -> tuple[list[int | None], str]:
+    """Train to the end: exit codes of the ranks, and what they printed."""
+    log = out.with_suffix(".log")
+    log.unlink(missing_ok=True)
+    codes = wait_ranks(start_ranks(command(place, out, *more), world, log, {"TORCHDYNAMO_DISABLE": "1"}, before), 90)
+    return codes, log.read_text()
+
+
+def lines(out: Path, kind: str = "train") -> list[dict[str, Any]]:
+    return [line for line in train.read_metrics(out / "metrics.jsonl") if line["kind"] == kind]
+
+
+def curve(out: Path) -> dict[int, tuple[float, float, float]]:
+    return {line["step"]: (line["loss"], line["grad_norm"], line["lr"]) for line in lines(out)}
+
+
+def wait_for_step(out: Path, step: int, timeout_s: float = 60) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not any(line["step"] >= step for line in lines(out)):
+        assert time.monotonic() < deadline_s, f"{out} never came to step {step}"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(place: Path) -> Path:
+    """The run that all others must equal."""
+    out = place / "undisturbed"
+    codes, said = go(place, out)
+    assert codes == [0, 0], said
+    (place / "said.txt").write_text(said)
+    return out
+
+
+def assert_same(out: Path, undisturbed: Path) -> None:
+    """The same curve, validation and weights, bit for bit."""
+    assert curve(out) == curve(undisturbed)
+    assert [(line["step"], line["loss"]) for line in lines(out, "val")] == [
+        (line["step"], line["loss"]) for line in lines(undisturbed, "val")
+    ]
+    assert (out / "hf" / "model.safetensors").read_bytes() == (undisturbed / "hf" / "model.safetensors").read_bytes()
+
+
+def test_a_run_learns_and_says_so(place: Path, undisturbed: Path) -> None:
+    losses = [line["loss"] for line in lines(undisturbed)]
+    assert len(losses) == STEPS
+    assert losses[-1] < losses[0] - 0.5
+    assert [line["step"] for line in lines(undisturbed, "val")] == [6, 12, 18, 24]
+    assert all(line["bits_per_byte"] < line["loss"] / 0.69 for line in lines(undisturbed, "val"))
+    assert set(lines(undisturbed)[0]) >= {
+        "loss",
+        "grad_norm",
+        "lr",
+        "tokens",
+        "tokens_per_s",
+        "data_wait_frac",
+        "skipped",
+        "epoch",
+    }
+    said = (place / "said.txt").read_text()
+    assert "2 GPUs x 2 sequences x 32 tokens x 2 accumulation = 256 tokens per step" in said
+    assert "bits per byte" in said
+    assert "Traceback" not in said
+
+
+def test_the_model_loads_with_nothing_but_transformers(place: Path, undisturbed: Path) -> None:
+    code = (
+        "import sys, torch, transformers\n"
+        "model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])\n"
+        "tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[1])\n"
+        "ids = torch.tensor([tokenizer('rate de lume')['input_ids']])\n"
+        "assert model.dtype == torch.bfloat16 and float(model(ids, labels=ids).loss) < 8\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, undisturbed / "hf"], capture_output=True, text=True, cwd=place, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    for path in (place / "tokenizer").iterdir():
+        assert (undisturbed / "hf" / path.name).read_bytes() == path.read_bytes()
+    facts = json.loads((undisturbed / "hf" / "training.json").read_text())
+    assert (facts["seq_len"], facts["num_steps"], facts["num_tokens"]) == (32, STEPS, STEPS * 256)
+    assert (undisturbed / "hf" / "generation_config.json").exists()
+
+
+def test_killed_and_damaged_it_goes_on_bit_for_bit(place: Path, undisturbed: Path) -> None:
+    out, log = place / "killed", place / "killed.log"
+    for step in (3, 9, 14):
+        ranks = start_ranks(command(place, out), 2, log)
+        wait_for_step(out, step)
+        for process in ranks:
+            process.kill()
+        wait_ranks(ranks, 30)
+    newest = train.list_checkpoints(out / "checkpoints")[0]
+    target = newest / "mp_rank_00_model_states.pt"
+    target.write_bytes(target.read_bytes()[: target.stat().st_size // 2])
+    (out / "checkpoints" / "step00000099.partial").mkdir()
+    codes, said = go(place, out)
+    assert codes == [0, 0], said
+    assert f"checkpoint {newest} is damaged: {target.name} is missing or does not have its" in said
+    assert_same(out, undisturbed)
+    assert not list((out / "checkpoints").glob("*.partial"))
+    again, said = go(place, out)  # a run that is done changes nothing
+    assert again == [0, 0], said
+    assert_same(out, undisturbed)
+
+
+def test_each_way_to_stop_ends_all_ranks_with_a_checkpoint(place: Path, undisturbed: Path) -> None:
+    """A signal to one rank is enough; SIGTERM and SIGINT end with 130, SIGUSR1, STOP and --max-hours with 0; then it goes on exactly."""
+    out, log = place / "stopped", place / "stopped.log"
+    step = 0
+    for way in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, "STOP", "--max-hours"):
+        ranks = start_ranks(command(place, out, *(["--max-hours", "1e-9"] if way == "--max-hours" else [])), 2, log)
+        wait_for_step(out, step + 1)
+        if isinstance(way, signal.Signals):
+            pid = ranks[1].pid
+            assert pid is not None
+            os.kill(pid, way)
+        elif way == "STOP":
+            (out / "STOP").touch()
+        codes = wait_ranks(ranks, 60)
+        assert codes == ([130, 130] if way in (signal.SIGTERM, signal.SIGINT) else [0, 0]), log.read_text()
+        step = lines(out)[-1]["step"]
+        assert (out / "checkpoints" / "latest").read_text() == train.checkpoint_name(step)
+        assert not (out / "STOP").exists()
+    assert step < STEPS, "the run was over before it could be stopped each way"
+    assert log.read_text().count("Stopped after step") == 5
+    codes, said = go(place, out)
+    assert codes == [0, 0], said
+    assert_same(out, undisturbed)
+
+
+def test_on_one_gpu_instead_of_two_and_back(place: Path, undisturbed: Path) -> None:
+    out = place / "worlds"
+    shutil.copytree(undisturbed, out)
+    for path in train.list_checkpoints(out / "checkpoints"):
+        if path.name > "step00000008":
+            shutil.rmtree(path)
+    (out / "metrics.jsonl").unlink()
+    ranks = start_ranks(command(place, out), 1, place / "worlds.log")
+    wait_for_step(out, 9)
+    pid = ranks[0].pid
+    assert pid is not None
+    os.kill(pid, signal.SIGUSR1)
+    assert wait_ranks(ranks, 60) == [0], (place / "worlds.log").read_text()
+    stopped = lines(out)[-1]["step"]
+    codes, said = go(place, out)
+    assert codes == [0, 0], said
+    assert [line["world_size"] for line in lines(out, "event") if line["event"] == "resume"] == [1, 2]
+    assert 8 < stopped <= STEPS
+    for step, (loss, _, rate) in curve(out).items():
+        assert loss == pytest.approx(curve(undisturbed)[step][0], abs=1e-3)
+        assert rate == curve(undisturbed)[step][2]
+
+
+def nan_loss(rank: int) -> None:
+    """Make the loss of rank 1 NaN in its 7th micro-batch, and from the 30th on."""
+    plain, calls = train.linear_cross_entropy, [0]
+
+    def broken(hidden: Any, weight: Any, labels: Any, chunk: int = 512) -> Any:
+        calls[0] += 1
+        bad = rank == 1 and (calls[0] == 7 or calls[0] >= 30)
+        return plain(hidden, weight, labels, chunk) * (float("nan") if bad else 1.0)
+
+    train.linear_cross_entropy = broken
+
+
+def test_steps_that_are_not_finite_are_skipped_counted_and_bounded(place: Path) -> None:
+    out = place / "nan"
+    codes, said = go(place, out, "--max-bad-steps", "3", "--eval-every", "100", before=nan_loss)
+    assert codes[0] == 2, said
+    assert "3 steps in a row were skipped (loss nan at step 17); the last checkpoint" in said
+    assert said.count("train.py:") == 1
+    events = [line for line in lines(out, "event") if line["event"] == "not finite, skipped"]
+    assert [line["step"] for line in events] == [4, 15, 16, 17]
+    assert {line["step"]: line["skipped"] for line in lines(out)}[14] == 1
+    assert (out / "checkpoints" / "latest").read_text() == "step00000012"
+
+
+def test_muon(place: Path, undisturbed: Path) -> None:
+    """Its first gradient has AdamW's norm (it is the raw one that is clipped), it learns, and it goes on bit for bit."""
+    out = place / "muon"
+    codes, said = go(place, out, "--optimizer", "muon")
+    assert codes == [0, 0], said
+    assert curve(out)[1][:2] == pytest.approx(curve(undisturbed)[1][:2], rel=1e-3)
+    assert lines(out)[-1]["loss"] < lines(out)[0]["loss"] - 0.5
+    whole = curve(out)
+    shutil.rmtree(out / "checkpoints" / "step00000024")
+    shutil.rmtree(out / "checkpoints" / "step00000020")
+    codes, said = go(place, out, "--optimizer", "muon")
+    assert codes == [0, 0], said
+    assert curve(out) == whole
+    with pytest.raises(UserError, match=r"goes on on the 2 GPUs that it began on, here are 1"):
+        prepare(place, out, "--optimizer", "muon", world=1)
+
+
+# --- bad input: one line, exit 2, before anything is computed ---
+
+
+def prepare(place: Path, out: Path, *more: str, world: int = 2) -> train.Run:
+    given = vars(train.parser().parse_args(command(place, out, *more)))
+    return train.prepare(
+        train.Settings(**{name: given[name] for name in train.HINTS if given[name] is not None}),
+        train.Ranks(0, 0, world),
+    )
+
+
+def variant(place: Path, name: str, **changes: Any) -> str:
+    """A changed copy of config.json; a value of None removes the key."""
+    path = place / f"{name}.json"
+    path.write_text(json.dumps({key: value for key, value in {**CONFIG, **changes}.items() if value is not None}))
+    return str(path)
+
+
+def deepspeed_variant(place: Path, name: str, **changes: Any) -> str:
+    path = place / f"{name}.json"
+    path.write_text(json.dumps({**json.loads((ROOT / "ds_config.json").read_text()), **changes}))
+    return str(path)
+
+
+def test_bad_input(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "empty").mkdir()
+    (place / "file").write_text("")
+    ds, model = "--deepspeed-config", "--config"
+    cases: list[tuple[list[str], str]] = [
+        ([model, str(place / "absent.json")], "model config .*absent.json does not exist"),
+        ([model, variant(place, "typo", hiden_size=3)], "unknown key 'hiden_size'"),
+        ([model, variant(place, "other", model_type="gpt2")], "model_type 'gpt2'; 'llama' is needed"),
+        ([model, variant(place, "lacks", vocab_size=None)], "lacks vocab_size"),
+        ([model, variant(place, "heads", num_attention_heads=3)], "hidden_size 32 must be a multiple of 3 heads"),
+        ([model, variant(place, "small", vocab_size=100)], "tokenizer .* has 512 ids, the model's vocab_size is 100"),
+        ([model, variant(place, "bos", bos_token_id=0)], "bos_token_id 0, tokenizer .* has 1"),
+        (["--tokenizer", str(place / "empty")], "has no tokenizer.json"),
+        (["--dataset", str(place / "absent")], "absent"),
+        (["--out", str(place / "file")], "cannot be written"),
+        (["--seq-len", "129"], "--seq-len 129 is longer than the 128 positions"),
+        (["--lr", "-1"], "--lr -1.0; a number above 0 is needed"),
+        (["--lr", "nan"], "--lr nan; a number above 0"),
+        (["--beta2", "1"], "--beta2 1.0; a number below 1"),
+        (["--micro-batch", "0"], "--micro-batch 0; a number above 0"),
+        (["--global-batch", "9"], "--global-batch says 9"),
+        (["--checkpoint-layers", "most"], "--checkpoint-layers most; a number of layers, all or auto"),
+        (["--checkpoint-layers", "3"], "--checkpoint-layers 3; .* has 2 layers"),
+        ([ds, str(place / "absent.json")], "DeepSpeed config .* does not exist"),
+        (
+            [ds, deepspeed_variant(place, "ds_typo", zero_optimisation={})],
+            "key 'zero_optimisation', which train.py does not know",
+        ),
+        (
+            [ds, deepspeed_variant(place, "ds_clip", gradient_clipping=0.5)],
+            r"gradient_clipping 0.5, the run's settings say 1.0",
+        ),
+        (
+            [ds, deepspeed_variant(place, "ds_batch", train_batch_size=64)],
+            "train_batch_size 64, the run's settings say 8",
+        ),
+        ([ds, deepspeed_variant(place, "ds_stage", zero_optimization={"stage": 3})], "ZeRO stage 3; 1 or 2"),
+        ([ds, deepspeed_variant(place, "ds_fp", bf16={"enabled": False})], "does not enable bf16"),
+        (
+            [ds, deepspeed_variant(place, "ds_one", zero_optimization={"stage": 1}), "--optimizer", "muon"],
+            "muon needs stage 2",
+        ),
+        (
+            [ds, deepspeed_variant(place, "ds_one", zero_optimization={"stage": 1}), "--skip-outliers"],
+            "--skip-outliers needs stage 2",
+        ),
+    ]
+    for number, (flags, words) in enumerate(cases):
+        with pytest.raises(UserError, match=words) as caught:
+            prepare(place, place / f"bad{number}", *flags)
+        assert "\n" not in str(caught.value)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))  # type: ignore[attr-defined]
+        with pytest.raises(UserError, match=r"has 0.0 GB free, a checkpoint and the model need 0.0 GB"):
+            prepare(place, place / "full")
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "which", lambda name: None)
+        with pytest.raises(UserError, match=r"--compile needs a C\+\+ compiler"):
+            prepare(place, place / "nocompiler", "--compile")
+
+
+def test_tokens_of_another_tokenizer(place: Path) -> None:
+    other = place / "other_tokenizer"
+    shutil.copytree(place / "tokenizer", other)
+    content = json.loads((other / "tokenizer.json").read_text())
+    content["added_tokens"][-1]["content"] += "x"
+    (other / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(
+        UserError,
+        match=r"was packed by the tokenizer [0-9a-f]{12}, tokenizer .*other_tokenizer is [0-9a-f]{12}; pack again",
+    ):
+        prepare(place, place / "othertok", "--tokenizer", str(other))
+
+
+def test_changed_settings_are_named_with_old_and_new(place: Path, undisturbed: Path) -> None:
+    prepare(place, undisturbed, "--keep", "3", "--checkpoint-layers", "0")  # these may change
+    with pytest.raises(
+        UserError, match=r"other settings: lr was 0.003 and is 0.001; steps was 24 and is 30\. Take the old ones"
+    ):
+        prepare(place, undisturbed, "--lr", "1e-3", "--steps", "30")
+    with pytest.raises(UserError, match=r"config.rms_norm_eps was None and is 1e-05"):
+        prepare(place, undisturbed, "--config", variant(place, "eps", rms_norm_eps=1e-5))
+
+
+# --- through DeepSpeed's own launcher ---
+
+
+def launch(place: Path, out: Path, log: Path, *more: str) -> "subprocess.Popen[str]":
+    deepspeed = Path(sys.executable).with_name("deepspeed")
+    words = [deepspeed, "--num_gpus", "2", "--master_port", "29777", "train.py", *command(place, out, *more)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with log.open("w") as file:
+        return subprocess.Popen(
+            words, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, text=True, env=env, start_new_session=True
+        )
+
+
+def test_bad_input_is_one_line_from_one_rank_and_exit_2(place: Path) -> None:
+    log = place / "launched_bad.log"
+    process = launch(place, place / "launched_bad", log, "--global-batch", "9")
+    assert process.wait(100) == 2
+    assert log.read_text().count("train.py: 2 sequences x 2 GPUs x 2 accumulation = 8 sequences per step") == 1
+    assert "Traceback" not in log.read_text()
+
+
+def test_ranks_whose_launcher_dies_save_and_end(place: Path, undisturbed: Path) -> None:
+    """SIGTERM to `deepspeed` (as Docker and Kubernetes send it) kills the runner alone: the ranks notice, and nobody is left behind."""
+    out, log = place / "launched", place / "launched.log"
+    process = launch(place, out, log, "--steps", "100000", "--save-every", "100000", "--eval-every", "100000")
+    try:
+        wait_for_step(out, 2, timeout_s=90)
+        process.terminate()
+        process.wait(30)
+        deadline_s = time.monotonic() + 60
+        while (left := train_processes(out)) and time.monotonic() < deadline_s:
+            time.sleep(0.2)
+        assert not left
+        last = lines(out)[-1]["step"]
+        assert (out / "checkpoints" / "latest").read_text() == train.checkpoint_name(last)
+        assert "the launcher is gone" in log.read_text()
+        assert curve(out)[1][:2] == curve(undisturbed)[1][:2]
+    finally:
+        for pid in train_processes(out):
+            os.kill(pid, signal.SIGKILL)
+
+
+def train_processes(out: Path) -> list[int]:
+    """Processes that have `out` in their command line, zombies not counted."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(out).encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return [pid for pid in found if pid != os.getpid()]
