@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.cli import atomic_write
-from data_prep.corpus_folder import REJECTS, TRAIN, VAL
+from data_prep.corpus_folder import CHARS_PER_TOKEN, REJECTS, TRAIN, VAL
 from data_prep.dedup import SIGNATURE, Clusters, Leak, cluster, leak, split_of
 from data_prep.metadata import MetadataIndex
 from data_prep.records import REASONS, Rejection, json_line
@@ -45,7 +45,6 @@ FUNNEL: dict[str, tuple[str, ...]] = {
     "our bugs": ("internal-error",),
 }
 STAGE_OF = {reason: stage for stage, reasons in FUNNEL.items() for reason in reasons}
-CHARS_PER_TOKEN = 3.0  # of cleaned LaTeX; replaced by the real count once the corpus is packed
 NUM_SAMPLES = 3  # rejected papers named for each reason, chosen by a hash of their ids
 LENGTH_BINS_CHARS = (
     2_000,

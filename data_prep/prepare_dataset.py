@@ -27,7 +27,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: import from the repository root
 
 from data_prep.cli import EXIT_DONE, Parser, UserError, duration, need_file, run
-from data_prep.corpus_folder import MANIFEST, SHARDS, TIMINGS, VAL, Settings
+from data_prep.corpus_folder import CHARS_PER_TOKEN, MANIFEST, SHARDS, TIMINGS, VAL, Settings
 from data_prep.filters import KNOWN_CATEGORIES, Limits, limit_flags
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 DEFAULTS = Limits()
 JACCARD = 0.8  # as data_prep/dedup.py's THRESHOLD, which is not imported here so that --help answers at once
 ENGINES = ("processes", "ray")
+NUM_CATEGORIES = 12  # told of on the terminal; the report and the manifest have all
 ARXIV_BYTES_PER_ITEM = 5.07e12 / 2_657_110  # the bulk source of February 2025: its manifest's total size and items
 EXPECTED_PER_S_PER_CORE = 60.0  # e-prints; the measured figure stands in docs/LOG.md
 
@@ -157,34 +158,59 @@ def describe_plan(settings: Settings, plan: "Plan") -> str:
     )
 
 
-def funnel_table(manifest: dict[str, Any], timings: dict[str, Any]) -> str:
-    """The account as a table for a terminal."""
-    papers = manifest["papers"]
+def account(manifest: dict[str, Any], timings: dict[str, Any]) -> str:
+    """The account as tables for a terminal: by stage and reason, by year, by category, then the sums in sentences."""
+    columns = f"{'in':>10} {'kept':>10} {'':>7} {'MB in':>11} {'M chars out':>12} {'M tokens':>9}"
     lines = [f"{'stage':<12} {'in':>10} {'dropped':>10} {'left':>10} {'GB left':>9}  why"]
-    for row in manifest["funnel"]:
-        why = ", ".join(f"{reason} {count:,}" for reason, count in row["dropped"].items())
-        dropped = row["in"] - row["left"]
-        lines.append(
-            f"{row['stage']:<12} {row['in']:>10,} {dropped:>10,} {row['left']:>10,} {row['bytes_left'] / 1e9:>9,.3f}  {why}"
-        )
-    lines.append(
-        f"{papers['in']:,} e-prints = {papers['kept']:,} kept + {papers['rejected']:,} rejected; "
-        f"train {papers['train']:,}, val {papers['val']:,}"
-    )
-    lines.append(
-        f"{manifest['bytes_in'] / 1e6:,.1f} MB in, {manifest['chars_out'] / 1e6:,.1f} M characters out, about "
-        f"{manifest['tokens_out_estimated'] / 1e6:,.1f} M tokens"
-    )
-    lines.append(
-        "CPU seconds: " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in timings["cpu_seconds"].items())
-    )
-    lines.append(manifest["leak_check"])
-    return "\n".join(lines)
+    lines += map(stage_line, manifest["funnel"])
+    lines += ["", f"{'year':<20} {columns}"]
+    lines += [yield_line(year, tally) for year, tally in manifest["years"].items()]
+    lines += ["", f"{'primary category':<20} {columns}"]
+    lines += [yield_line(name, tally) for name, tally in largest(manifest["categories"])]
+    return "\n".join([*lines, "", *sums(manifest, timings)])
+
+
+def sums(manifest: dict[str, Any], timings: dict[str, Any]) -> list[str]:
+    """The account in a few sentences."""
+    papers, metadata = manifest["papers"], manifest["metadata"]
+    in_and_out = f"{papers['in']:,} e-prints = {papers['kept']:,} kept + {papers['rejected']:,} rejected"
+    mega_bytes, mega_chars = manifest["bytes_in"] / 1e6, manifest["chars_out"] / 1e6
+    return [
+        f"{in_and_out}; train {papers['train']:,}, val {papers['val']:,}",
+        f"metadata: {metadata['ids']:,} ids, {metadata['kept']:,} kept by the filter, {metadata['ids_without_eprint']:,} without e-print",
+        f"{mega_bytes:,.1f} MB in, {mega_chars:,.1f} M characters out, about {mega_chars / CHARS_PER_TOKEN:,.1f} M tokens",
+        "CPU seconds: " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in timings["cpu_seconds"].items()),
+        manifest["leak_check"],
+    ]
+
+
+def stage_line(row: dict[str, Any]) -> str:
+    """A stage of the funnel and the reasons that it gave."""
+    why = ", ".join(f"{reason} {count:,}" for reason, count in row["dropped"].items())
+    numbers = f"{row['in']:>10,} {row['in'] - row['left']:>10,} {row['left']:>10,} {row['bytes_left'] / 1e9:>9,.3f}"
+    return f"{row['stage']:<12} {numbers}  {why}".rstrip()
+
+
+def yield_line(name: str, tally: dict[str, int]) -> str:
+    """What came of a year or a category."""
+    chars = tally["chars_out"] / 1e6
+    share = f"{tally['kept'] / max(tally['in'], 1):>7.1%}"
+    sizes = f"{tally['bytes_in'] / 1e6:>11,.1f} {chars:>12,.1f} {chars / CHARS_PER_TOKEN:>9,.1f}"
+    return f"{name:<20} {tally['in']:>10,} {tally['kept']:>10,} {share} {sizes}"
+
+
+def largest(categories: dict[str, dict[str, int]]) -> list[tuple[str, dict[str, int]]]:
+    """The NUM_CATEGORIES categories with the most e-prints, and the sum of the others."""
+    ordered = sorted(categories.items(), key=lambda pair: (-pair[1]["in"], pair[0]))
+    shown, others = ordered[:NUM_CATEGORIES], [tally for _, tally in ordered[NUM_CATEGORIES:]]
+    if others:
+        shown.append((f"{len(others)} others", {key: sum(tally[key] for tally in others) for key in others[0]}))
+    return shown
 
 
 def tell(manifest: dict[str, Any], timings: dict[str, Any]) -> None:
-    """The table on stdout; bugs of ours on stderr, since nobody reads the rejects of a run that seems well."""
-    print(funnel_table(manifest, timings))
+    """The tables on stdout; bugs of ours on stderr, since nobody reads the rejects of a run that seems well."""
+    print(account(manifest, timings))
     if manifest["papers"]["kept"] and not manifest["papers"]["val"]:
         print(f"{VAL} is empty: none of so few papers fell to it; raise --val-frac to evaluate", file=sys.stderr)
     if bugs := manifest["reasons"].get("internal-error"):

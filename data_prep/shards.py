@@ -19,6 +19,7 @@ import sys
 import tarfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +153,7 @@ def plan_shards(sources: Sequence[Path], job_key: str, limit: int | None) -> lis
     loose = groups([path for path in files if path not in bulk])
     units += [(f"loose_{number:05d}", group) for number, group in enumerate(loose, 1)]
     shards: list[Shard] = []
+    same_name = Counter[str]()
     for name, group in units:
         max_items = None
         if limit is not None:
@@ -160,8 +162,8 @@ def plan_shards(sources: Sequence[Path], job_key: str, limit: int | None) -> lis
             max_items, limit = limit, limit - (count_items(group[0]) if group[0] in bulk else len(group))
         states = [path.stat() for path in group]
         stamps = [(path.name, state.st_size, state.st_mtime_ns) for path, state in zip(group, states, strict=True)]
-        same_before = sum(shard.name == name for shard in shards)  # one tar given from two folders is two shards
-        key = hashlib.sha256(json.dumps([job_key, same_before, max_items, stamps]).encode()).hexdigest()[:16]
+        same_name[name] += 1  # one tar given from two folders is two shards
+        key = hashlib.sha256(json.dumps([job_key, same_name[name], max_items, stamps]).encode()).hexdigest()[:16]
         shards.append(Shard(name, group, sum(state.st_size for state in states), key, group[0] in bulk, max_items))
     return shards
 
