@@ -121,8 +121,7 @@ TAR_FILES = (b"0", b"\0", b"7")
 TAR_LINKS = (b"1", b"2")
 TAR_EXTENSIONS = (b"x", b"g", b"L", b"K")
 OCTAL = re.compile(rb"[\0 ]*([0-7]*)[\0 ]*")
-PAX_FIELD = re.compile(rb"\d{1,9} (path|linkpath|size)=([^\n]*)\n")
-PAX_SIZE = re.compile(r"\d{1,15}")
+PAX_SIZE = re.compile(rb"\d{1,15}")
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, IndexError, struct.error)
 
 # In a folder of e-prints these are about them, not of them.
@@ -357,10 +356,14 @@ def tar_text(raw: bytes) -> str:
 
 def extended_header(kind: bytes, data: bytes) -> dict[str, str]:
     """What a pax ("x") or GNU ("L", "K") header says about the member behind it: its path, linkpath or size."""
-    if kind == b"x":
-        fields = {key.decode(): tar_text(value) for key, value in PAX_FIELD.findall(data)}
-        return {key: value for key, value in fields.items() if key != "size" or PAX_SIZE.fullmatch(value)}
-    return {b"L": {"path": tar_text(data)}, b"K": {"linkpath": tar_text(data)}}.get(kind, {})
+    if kind != b"x":
+        return {b"L": {"path": tar_text(data)}, b"K": {"linkpath": tar_text(data)}}.get(kind, {})
+    fields = {}
+    for line in data.split(b"\n"):  # "17 path=main.tex"
+        key, _, value = line.partition(b" ")[2].partition(b"=")
+        if key in (b"path", b"linkpath") or (key == b"size" and PAX_SIZE.fullmatch(value)):
+            fields[key.decode()] = tar_text(value)
+    return fields
 
 
 def walk_tar(stream: Stream, wants: Wants, stop: Stop) -> Iterator[tuple[Header, bytes | None]]:
@@ -373,13 +376,14 @@ def walk_tar(stream: Stream, wants: Wants, stop: Stop) -> Iterator[tuple[Header,
     lost = False
     while block := stream.read(TAR_BLOCK_BYTES):
         header = parse_header(block) if not lost or block[257:262] == b"ustar" else None
-        if header is None and not lost:
-            if not block.strip(b"\0"):  # a block of NULs ends a tar
-                return
-            stop(f"tar ends or breaks in the header at byte {stream.offset - len(block):,}", None)
-        lost = header is None
         if header is None:
+            if not lost and not block.strip(b"\0") and len(block) == TAR_BLOCK_BYTES:  # a block of NULs ends a tar
+                return
+            if not lost:
+                stop(f"tar breaks in the header at byte {stream.offset - len(block):,}", None)
+            lost = True
             continue
+        lost = False
         size, padding = header.size, -header.size % TAR_BLOCK_BYTES
         if header.kind in TAR_EXTENSIONS:
             told |= extended_header(header.kind, stream.read(min(size, MAX_EXTENDED_BYTES)))
@@ -399,6 +403,7 @@ def walk_tar(stream: Stream, wants: Wants, stop: Stop) -> Iterator[tuple[Header,
             stream.skip(padding)
         else:
             stream.skip(size + padding)
+    stop("tar ends without its end mark", None)
 
 
 def fill_from_tar(archive: Archive, stream: Stream, folder: str) -> None:

@@ -74,9 +74,10 @@ LOADED = re.compile(r"\s*(?:\[([^\]]{0,2000})\]\s*)?\{([^{}]{0,2000})\}(?:[ \t]*
 COMMENT = re.compile(r"%[^\n]*\n?[ \t]*")
 COMMENT_LINE = re.compile(r"(?m)^[ \t]*%.*\n")
 HARMLESS = re.compile(
-    r"\\(?:url|path|href|nolinkurl)\s*\{[^{}]*\}|\\(?:verb|lstinline)\*?([^A-Za-z\s*\[]).{0,1000}?\1|\\."
+    r"\\(?:url|path|href|nolinkurl)\s*\{[^{}]*\}|\\(?:verb|lstinline)\*?([^A-Za-z\s*\[]).{0,1000}?\1|\\[^A-Za-z]"
 )
 OPEN_VERB = re.compile(r"\\(?:verb|lstinline)\*?([^A-Za-z\s*\[])")
+CONTROL_WORD_END = re.compile(r"\\[A-Za-z@]+\Z")
 INK = re.compile(r"\S")
 BLANK_REST = re.compile(r"[ \t]*(?:\n|\Z)")
 DEFINE = re.compile(
@@ -131,7 +132,7 @@ def closing_brace(text: str, pos: int, end: int) -> int:
 
 
 def definition_head(text: str, define: re.Match[str]) -> tuple[str, tuple[tuple[str, str], ...], int] | None:
-    """(name, arguments, position of the body's brace) of the definition whose command `define` matched; None if none we read.
+    r"""(name, arguments, position of the body's brace) of the definition whose command `define` matched; None if none we read.
 
     Example: for \chap#1{\input{ch/#1}} behind \def, ('chap', (('m', ''),), the position of the brace before \input).
     """
@@ -345,6 +346,8 @@ class Flattener:
             replacement = self.replace(hit["command"], text, start, pos, base, depth)
             if replacement is not None:
                 new, end = replacement
+                if new[:1].isalpha() and CONTROL_WORD_END.search(text, max(copied, start - 50), start):
+                    new = " " + new  # \bf\input{x}: the word ends where the command began
                 out += (text[copied:start], new)
                 copied = pos = safe = end
         out.append(text[copied:])
@@ -412,6 +415,7 @@ class Flattener:
 
     def read(self, command: str, text: str, pos: int, base: str | None, depth: int) -> tuple[str, int] | None:
         r"""\input{name}, \input name and their like."""
+        pos += text.startswith("*", pos)
         argument = self.argument(text, pos)
         if argument is None and command.endswith("input") and (bare := BARE_NAME.match(text, pos)) is not None:
             argument = bare[1] or bare[2], bare.end()
@@ -431,7 +435,7 @@ class Flattener:
 
     def read_import(self, command: str, text: str, pos: int, base: str | None, depth: int) -> tuple[str, int] | None:
         r"""\import{folder}{name}: inside it, names are relative to that folder; \subimport's folder to the one before."""
-        folder = self.argument(text, pos)
+        folder = self.argument(text, pos + text.startswith("*", pos))
         argument = None if folder is None else self.argument(text, folder[1])
         if folder is None or argument is None or "#" in folder[0] + argument[0]:
             return None
@@ -533,7 +537,7 @@ class Flattener:
         return "", end
 
     def find(self, name: str, base: str | None, suffixes: Sequence[str] = SUFFIXES) -> str | None:
-        """The archive's name of the file that an inclusion means.
+        r"""The archive's name of the file that an inclusion means.
 
         Looked for below the folder of \import, where TeX runs, where the including file lies and at the top; then without
         regard to case; then by its last part alone, if only one file has it (an absolute path on the author's machine).
@@ -599,9 +603,9 @@ def joined(content: str, text: str, end: int, paragraphs: bool) -> tuple[str, in
 
     TeX ends the file's last line, then goes on in the line of the command: no blank line where the author left none.
     """
+    content = content.removesuffix("\n")
     if paragraphs:
         return f"\n\n{content}\n\n", end
-    content = content.removesuffix("\n")
     return (content if BLANK_REST.match(text, end) else content + "\n"), end
 
 
