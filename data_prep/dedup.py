@@ -8,7 +8,7 @@ much of val is found again in train, which documents hold a benchmark's question
 Two passes, made for 1.5 million documents. `sign` turns a text into 280 bytes, in any number of processes and any order;
 `cluster` takes all of these at once and asks a callable for the few texts whose real Jaccard similarity decides.
 
-* Words are runs of letters and digits, case-folded, without LaTeX's layout commands: see `normalised_text`.
+* Words are runs of letters and digits, case-folded, without LaTeX's layout commands: see words.py.
 * Exact duplicates have the same words in the same order. Near duplicates have sets of word 5-grams whose Jaccard similarity
   is at least 0.8. Nothing is dropped on an estimate.
 * Of duplicates the best is kept: newest version, then longest, then smallest id (arXiv ids in the order of their dates).
@@ -25,7 +25,6 @@ import itertools
 import json
 import re
 import sys
-import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -41,8 +40,7 @@ from numpy.typing import NDArray
 
 from data_prep.cli import Parser, Progress, UserError, atomic_write, need_file, run
 from data_prep.records import NEW_ID, OLD_ID, Rejection, json_line
-
-Hashes = NDArray[np.uint64]
+from data_prep.words import BASE, SHIFT, Hashes, HashTable, mixed, ngram_hashes, normalised_text, word_hashes
 
 NUM_PERM = 128  # slots of a signature; the standard error of an estimate at J = 0.8 is sqrt(0.8 * 0.2 / 128) = 0.035
 SHINGLE_WORDS = 5
@@ -52,215 +50,42 @@ SCREEN_ERRORS = 4.0  # pairs whose estimate is this many standard errors under t
 BUCKET_BEST = 256  # in a bucket of more documents, each is compared with this many best ones: linear, not quadratic
 OVERLAP_WORDS = 13  # for leaks and contamination, as GPT-3 (arXiv:2005.14165, appendix C)
 SHORT_QUESTION_WORDS = 8  # GPT-3's smallest n; shorter questions say too little to be looked for
-LEAK_SAMPLE = (
-    64  # one 13-gram in 64 is compared for the leak check, chosen by its hash: the same ones in every document
-)
+TELLING_WORDS, WHOLE_WORDS = 6, 4  # different words, in a 13-gram and in a question that is looked for whole
+LEAK_SAMPLE = 64  # one 13-gram in 64 is compared for leaks, chosen by its hash: the same ones in every document
 
+# What two documents are compared by: 280 bytes.
 SIGNATURE = np.dtype(
     [
-        ("slots", np.uint16, (NUM_PERM,)),
-        ("digest", np.uint64, (2,)),
+        ("slots", np.uint16, (NUM_PERM,)),  # MinHash of the shingles
+        ("digest", np.uint64, (2,)),  # of all words in their order
         ("num_shingles", np.uint32),
         ("num_words", np.uint32),
     ]
 )
 
-# Commands that say how a paper looks, not what it says: two layouts of one paper differ in them. The name after \begin and
-# \end goes with them.
-LAYOUT_COMMANDS = (
-    "begin end part chapter section subsection subsubsection paragraph subparagraph item label ref eqref par noindent indent "
-    "emph textbf textit textrm textsf texttt textsc textsl textup textnormal text mathrm mathbf mathit mathsf bf it rm em sl sc "
-    "tt sf left right middle big bigl bigr bigg biggl biggr quad qquad displaystyle textstyle scriptstyle limits nolimits "
-    "centering footnote hspace vspace hfill vfill newpage clearpage pagebreak linebreak newline nonumber notag tiny "
-    "footnotesize small normalsize large huge"
-)
 
-
-# Words --------------------------------------------------------------------------------------------------------------------
-
-BLOCK_BYTES = (
-    1 << 17
-)  # a text is hashed in blocks of this size, cut at white space: memory stays flat, tables stay small
-BASE = 0x9E3779B97F4A7C15  # of the polynomial hashes, modulo 2**64; odd, so that it has an inverse
-SHIFT, FACTOR_1, FACTOR_2 = np.uint64(32), np.uint64(0xD6E8FEB86659FD93), np.uint64(0xFF51AFD7ED558CCD)
-
-
-def powers(base: int, count: int) -> Hashes:
-    """base**0 .. base**(count-1) modulo 2**64, uint64 [count]."""
-    return np.cumprod(np.array([1] + [base] * (count - 1), dtype=np.uint64), dtype=np.uint64)
-
-
-POWERS, INVERSE_POWERS = powers(BASE, BLOCK_BYTES + 4), powers(pow(BASE, -1, 1 << 64), BLOCK_BYTES + 4)
-
-
-def mixed(values: Hashes) -> Hashes:
-    """The values with all bits depending on all bits: a bijection of uint64."""
-    values = values ^ (values >> SHIFT)
-    values *= FACTOR_1
-    values ^= values >> SHIFT
-    values *= FACTOR_2
-    values ^= values >> SHIFT
-    return values
-
-
-def byte_weights() -> Hashes:
-    """uint64 [256]: 0 for a byte that separates words, else a fixed random number, the same for `a` and `A`."""
-    weights = mixed(np.arange(1, 257, dtype=np.uint64) * np.uint64(BASE))
-    ascii_part = np.arange(128)
-    separators = [byte for byte in ascii_part if not chr(byte).isalnum()]
-    weights[separators] = 0
-    weights[ord("A") : ord("Z") + 1] = weights[ord("a") : ord("z") + 1]
-    return weights
-
-
-WEIGHTS = byte_weights()
-
-
-def folded_bytes(text: str) -> bytes:
-    """UTF-8 of the text; if it is not ASCII, in compatibility form and case-folded (`𝑥` and `X` become `x`, `ﬁ` `fi`)."""
-    if text.isascii():
-        return text.encode()
-    return unicodedata.normalize("NFKC", text).casefold().encode("utf-8", "surrogatepass")
-
-
-def blocks(data: bytes) -> Iterator[bytes]:
-    """The data in pieces of at most BLOCK_BYTES, cut after white space where there is some; a space stands at both ends."""
-    start = 0
-    while start < len(data):
-        end = min(start + BLOCK_BYTES, len(data))
-        if end < len(data):
-            cut = max(data.rfind(b" ", start, end), data.rfind(b"\n", start, end)) + 1
-            end = cut if cut > start else end
-            while data[end] & 0xC0 == 0x80:
-                end -= 1  # not within a character
-        yield b" " + data[start:end] + b" "
-        start = end
-
-
-def separate_symbols(codes: NDArray[np.uint8], weights: Hashes) -> None:
-    """Give weight 0, in place, to non-ASCII punctuation and symbols: U+0080-00BF and U+2000-2BFF, by their UTF-8 bytes."""
-    pairs = np.flatnonzero(codes == 0xC2)
-    triples = np.flatnonzero(codes == 0xE2)
-    triples = triples[codes[triples + 1] < 0xB0]
-    for offset in (0, 1):
-        weights[pairs + offset] = 0
-    for offset in (0, 1, 2):
-        weights[np.minimum(triples + offset, len(weights) - 1)] = 0
-
-
-def block_words(block: bytes) -> tuple[NDArray[np.intp], NDArray[np.intp], Hashes]:
-    """Start, end and hash of each word of a block that begins and ends with a space; layout commands left out."""
-    codes = np.frombuffer(block, np.uint8)
-    weights = np.take(WEIGHTS, codes)
-    if not block.isascii():
-        separate_symbols(codes, weights)
-    inside = weights != 0
-    edges = np.flatnonzero(inside[1:] != inside[:-1]) + 1
-    starts, ends = edges[0::2], edges[1::2]
-    weights *= POWERS[: len(weights)]
-    sums = np.cumsum(weights)
-    hashes = (sums[ends - 1] - sums[starts - 1]) * INVERSE_POWERS[starts]
-    layout = layout_words(codes, starts, ends, hashes)
-    return (starts, ends, hashes) if layout is None else (starts[~layout], ends[~layout], hashes[~layout])
-
-
-def layout_words(
-    codes: NDArray[np.uint8], starts: NDArray[np.intp], ends: NDArray[np.intp], hashes: Hashes
-) -> NDArray[np.bool_] | None:
-    """True for words that are layout commands, or the name in \\begin{name}, \\end{name}; None where there are none."""
-    commands = np.flatnonzero(codes[starts - 1] == ord("\\"))
-    if not len(commands):
-        return None
-    layout, begin_end = layout_tables()
-    found = np.zeros(len(starts), np.bool_)
-    found[commands[layout.find(hashes[commands])[0]]] = True
-    names = commands[begin_end.find(hashes[commands])[0]] + 1
-    names = names[names < len(starts)]
-    names = names[(starts[names] == ends[names - 1] + 1) & (codes[ends[names - 1]] == ord("{"))]
-    found[names] = True
-    return found
-
-
-@functools.cache
-def layout_tables() -> "tuple[HashTable, HashTable]":
-    """The hashes of all LAYOUT_COMMANDS, and of the two that are followed by an environment's name."""
-
-    def table(names: str) -> HashTable:
-        return HashTable(np.sort(block_words(f" {names} ".encode())[2]))
-
-    return table(LAYOUT_COMMANDS), table("begin end")
-
-
-def word_hashes(text: str) -> Hashes:
-    """One 64-bit hash for each word of the text, uint64 [num_words]: equal words, equal hashes, on any machine.
-
-    A polynomial in the word's bytes modulo 2**64. `np.cumsum` gives it for all words in a few passes over the bytes,
-    which is several times faster than splitting the text into Python strings.
-    """
-    parts = [block_words(block)[2] for block in blocks(folded_bytes(text))]
-    return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
-
-
-def normalised_text(text: str) -> str:
-    """The words of a text with one space between: what decides whether two texts are exact duplicates.
-
-    'Let $x \\in \\mathbf{R}$.' -> 'let x in r'; '\\begin{proof} Ok' -> 'ok'.
-    """
-    words = [
-        block[start:end]
-        for block in blocks(folded_bytes(text))
-        for start, end in zip(*(ends.tolist() for ends in block_words(block)[:2]), strict=True)
-    ]
-    return b" ".join(words).lower().decode("utf-8", "surrogatepass")
-
-
-def ngram_hashes(words: Hashes, length: int) -> Hashes:
-    """A hash of each run of `length` words, uint64 [max(num_words - length + 1, 0)], in the order of the text."""
-    count = len(words) - length + 1
-    if count <= 0:
-        return np.zeros(0, np.uint64)
-    total = words[length - 1 :].copy()
-    for offset in range(length - 2, -1, -1):
-        total *= np.uint64(BASE)
-        total += words[offset : offset + count]
-    return mixed(total)
+# Signatures ---------------------------------------------------------------------------------------------------------------
 
 
 def shingles(words: Hashes) -> Hashes:
-    """The set of word 5-grams, sorted uint64; a text of fewer than five words is one shingle, an empty one has none."""
-    grams = np.sort(ngram_hashes(words, min(SHINGLE_WORDS, max(len(words), 1))))
+    """The word 5-grams, in the order of the text; a text of fewer than five words is one shingle, an empty one has none."""
+    return ngram_hashes(words, min(SHINGLE_WORDS, max(len(words), 1)))
+
+
+def shingle_set(words: Hashes) -> Hashes:
+    """The different shingles, sorted uint64."""
+    grams = np.sort(shingles(words))
     return grams[np.append(True, grams[1:] != grams[:-1])] if len(grams) else grams
 
 
 def jaccard(left: Hashes, right: Hashes) -> float:
-    """Shared / all shingles of two sets as `shingles` gives them; 1.0 for two empty ones."""
+    """Shared / all shingles of two sets as `shingle_set` gives them; 1.0 for two empty ones."""
     total = len(left) + len(right)
     if not total:
         return 1.0
     both = np.sort(np.concatenate([left, right]))
     shared = int(np.count_nonzero(both[1:] == both[:-1]))
     return shared / (total - shared)
-
-
-class HashTable:
-    """Sorted hashes, and which of many others are among them: a table of bits answers "no" before a search is made."""
-
-    def __init__(self, hashes: Hashes) -> None:
-        self.hashes = hashes
-        num_bits = max(8 * len(hashes), 8).bit_length()
-        self.shift = np.uint64(64 - num_bits)
-        self.maybe = np.zeros(1 << num_bits, np.bool_)
-        self.maybe[hashes >> self.shift] = True
-
-    def find(self, values: Hashes) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Positions of the values that are in the table, and where in `hashes` each stands first."""
-        where = np.flatnonzero(self.maybe[values >> self.shift])
-        at = np.searchsorted(self.hashes, values[where])
-        hit = self.hashes[np.minimum(at, len(self.hashes) - 1)] == values[where] if len(self.hashes) else at < 0
-        return where[hit], at[hit]
-
-
-# Signatures ---------------------------------------------------------------------------------------------------------------
 
 
 def minhash_slots(grams: Hashes) -> NDArray[np.uint16]:
@@ -290,10 +115,13 @@ def minhash_slots(grams: Hashes) -> NDArray[np.uint16]:
     return best.astype(np.uint16)
 
 
-def sign(text: str) -> Any:
-    """The signature of a text: a scalar of dtype SIGNATURE, 280 bytes. Collect with `np.array(list, dtype=SIGNATURE)`."""
-    words = word_hashes(text)
-    grams = ngram_hashes(words, min(SHINGLE_WORDS, max(len(words), 1)))
+def sign(text: str, words: Hashes | None = None) -> Any:
+    """The signature of a text: a scalar of dtype SIGNATURE. Collect them with `np.array(list, dtype=SIGNATURE)`.
+
+    `words`, here and below, is `word_hashes(text)` where the caller has it already.
+    """
+    words = word_hashes(text) if words is None else words
+    grams = shingles(words)
     signature = np.zeros(1, SIGNATURE)
     signature["slots"] = minhash_slots(grams)
     signature["digest"] = np.frombuffer(hashlib.blake2b(words.tobytes(), digest_size=16).digest(), np.uint64)
@@ -401,17 +229,20 @@ def cluster(
 
     duplicate_of, similarity, first = same.copy(), np.ones(num, np.float32), oldest.copy()
     active = by_rank[(same[by_rank] == by_rank) & (signatures["num_shingles"][by_rank] > 0)]
-    set_of = functools.lru_cache(maxsize=4)(lambda index: shingles(word_hashes(text_of(index))))  # a book's set is 8 MB
+    set_of = functools.lru_cache(maxsize=4)(
+        lambda index: shingle_set(word_hashes(text_of(index)))
+    )  # a book's set is 8 MB
 
     def real(left: int, right: int) -> float:
         return jaccard(set_of(left), set_of(right))
 
-    passed_over: list[tuple[int, int]] = []
+    passed_over: list[
+        tuple[int, int]
+    ] = []  # dropped, so it drops nothing; but it may be the first of a kept one's cluster
     for left, right in candidates(signatures["slots"], active, threshold):
         if duplicate_of[left] != left:
-            passed_over.append(
-                (left, right)
-            )  # dropped itself, so it drops nothing; but it may be the first of a cluster
+            if age[oldest[left]] < age[oldest[right]]:
+                passed_over.append((left, right))
         elif duplicate_of[right] == right or age[oldest[right]] < age[first[left]]:
             value = real(left, right)
             if value >= threshold and duplicate_of[right] == right:
@@ -502,9 +333,9 @@ class Leak:
         return f"leak check: of {num:,} val documents {half:,} share more than half of their 13-grams with train; mean share {mean:.2%}"
 
 
-def leak_sample(text: str) -> Hashes:
+def leak_sample(text: str, words: Hashes | None = None) -> Hashes:
     """One in 64 of the text's 13-grams, sorted uint64 without repeats: what the leak check compares."""
-    grams = ngram_hashes(word_hashes(text), OVERLAP_WORDS)
+    grams = ngram_hashes(word_hashes(text) if words is None else words, OVERLAP_WORDS)
     return np.unique(grams[grams % np.uint64(LEAK_SAMPLE) == 0])
 
 
@@ -559,22 +390,20 @@ def record_questions(record: Mapping[str, Any]) -> list[str]:
     return [QUESTION_LABEL.sub("", text) for text in found]
 
 
-def telling(words: Sequence[str]) -> bool:
-    """Whether a run of words says anything: at least half of them are words of two letters or more, six of them different.
-
-    Rows of a matrix of zeros or `1 2 3 4 5 6 7 8 9 10 11 12 13` stand in benchmarks as in papers, and prove nothing.
-    """
-    real = [word for word in words if len(word) > 1 and word.isalpha()]
-    return 2 * len(real) >= len(words) and len(set(real)) >= 6
+def num_real_words(words: Sequence[str]) -> int:
+    """How many different words of two letters or more there are, digits and symbols aside."""
+    return len({word for word in words if len(word) > 1 and word.isalpha()})
 
 
 class BenchmarkIndex:
     """The 13-grams of benchmark questions; a document that holds one is contaminated.
 
-    A question of 8 to 12 words is looked for whole, by its first 8 words and then all of them; a shorter one is not.
+    Only 13-grams with TELLING_WORDS different words count: rows of a matrix of zeros or `1 2 3 4 5 6 7 8 9 10 11 12 13` stand
+    in benchmarks as in papers, and prove nothing. A question without any, as one of 8 to 12 words, is looked for whole, by its
+    first 8 words and then all of them, if WHOLE_WORDS of its words differ; all others are not looked for.
     `arrays` holds: `grams` uint64 [n], sorted, `gram_owners` int32 [n], the question of each; `heads`, `wholes` uint64 [m],
     `lengths`, `head_owners` int32 [m], the same for short questions, sorted by head; `names` str [num_questions], each
-    `file:record`; `num_skipped` int, questions that say too little to be looked for.
+    `file:record`; `num_skipped` int, questions not looked for.
     """
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -591,13 +420,12 @@ class BenchmarkIndex:
         num_skipped = 0
         for name, question in itertools.chain.from_iterable(map(benchmark_questions, paths)):
             hashes, words = word_hashes(question), normalised_text(question).split(" ")
-            if len(hashes) >= OVERLAP_WORDS:
-                runs = range(len(hashes) - OVERLAP_WORDS + 1)
-                telling_runs = np.array([telling(words[start : start + OVERLAP_WORDS]) for start in runs])
-                grams.append(ngram_hashes(hashes, OVERLAP_WORDS)[telling_runs])
+            runs = range(len(hashes) - OVERLAP_WORDS + 1)
+            said = [num_real_words(words[start : start + OVERLAP_WORDS]) >= TELLING_WORDS for start in runs]
+            if any(said):
+                grams.append(ngram_hashes(hashes, OVERLAP_WORDS)[said])
                 owners.append(np.full(len(grams[-1]), len(names), np.int32))
-                num_skipped += not telling_runs.any()
-            elif len(hashes) >= SHORT_QUESTION_WORDS and telling(words):
+            elif len(hashes) >= SHORT_QUESTION_WORDS and num_real_words(words) >= WHOLE_WORDS:
                 head, whole = (
                     int(ngram_hashes(hashes[:length], length)[0]) for length in (SHORT_QUESTION_WORDS, len(hashes))
                 )
@@ -631,9 +459,9 @@ class BenchmarkIndex:
             f"questions whole, {int(self.arrays['num_skipped']):,} too short or without words"
         )
 
-    def check(self, text: str) -> Rejection | None:
+    def check(self, text: str, words: Hashes | None = None) -> Rejection | None:
         """None, or the rejection of a document that holds a question; its detail names the question."""
-        words = word_hashes(text)
+        words = word_hashes(text) if words is None else words
         owner = self.long_match(words)
         owner = self.short_match(words) if owner is None else owner
         return (

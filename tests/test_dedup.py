@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import dedup
+from data_prep import words as hashed_words
 from data_prep.cli import UserError
 from tests.conftest import need_shared, run_command
 
@@ -43,7 +44,7 @@ def plain_jaccard(left: str, right: str) -> float:
 
     def grams(text: str) -> set[tuple[str, ...]]:
         words = text.split()
-        return set(itertools.pairwise(words)) and {tuple(words[i : i + 5]) for i in range(len(words) - 4)}
+        return {tuple(words[i : i + 5]) for i in range(len(words) - 4)}
 
     a, b = grams(left), grams(right)
     return len(a & b) / len(a | b)
@@ -90,7 +91,7 @@ def test_hashes_are_those_of_the_normalised_words(text: str) -> None:
 def test_long_texts_are_hashed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     text = " ".join(random_words(random.Random(1), 3000)) + " é’" + "ü" * 500
     whole = dedup.word_hashes(text)
-    monkeypatch.setattr(dedup, "BLOCK_BYTES", 200)
+    monkeypatch.setattr(hashed_words, "BLOCK_BYTES", 200)
     assert dedup.normalised_text(text).split()[:3000] == text.split()[:3000]
     np.testing.assert_array_equal(dedup.word_hashes(text)[:3001], whole[:3001])
 
@@ -112,7 +113,7 @@ def test_estimates_are_unbiased_at_any_length(num_words: int) -> None:
     for _ in range(60):
         words = [f"{rng.getrandbits(40):x}" for _ in range(num_words)]
         other = words[: max(3 * num_words // 4, 1)] + [f"{rng.getrandbits(40):x}" for _ in range(num_words // 8)]
-        left, right = (dedup.shingles(dedup.word_hashes(" ".join(part))) for part in (words, other))
+        left, right = (dedup.shingle_set(dedup.word_hashes(" ".join(part))) for part in (words, other))
         estimate = dedup.estimated_jaccard(dedup.minhash_slots(left), dedup.minhash_slots(right))
         errors.append(float(estimate) - dedup.jaccard(left, right))
     assert abs(np.mean(errors)) < 4 * 0.045 / 60**0.5
@@ -124,8 +125,14 @@ def test_jaccard_is_that_of_plain_sets() -> None:
     for num_edits in (0, 1, 5, 40):
         words = random_words(rng, 300)
         left, right = " ".join(words), " ".join(edited(rng, words, num_edits))
-        sets = [dedup.shingles(dedup.word_hashes(text)) for text in (left, right)]
+        sets = [dedup.shingle_set(dedup.word_hashes(text)) for text in (left, right)]
         assert dedup.jaccard(*sets) == pytest.approx(plain_jaccard(left, right))
+
+
+def test_known_words_need_not_be_hashed_again() -> None:
+    hashes = dedup.word_hashes(PAPER)
+    assert dedup.sign("", hashes) == dedup.sign(PAPER)
+    np.testing.assert_array_equal(dedup.leak_sample("", hashes), dedup.leak_sample(PAPER))
 
 
 def test_signatures_go_into_datasketch() -> None:
