@@ -69,7 +69,7 @@ COMMAND = (  # %s: the author's macros; the set of first letters is there for sp
     r"|begin\s*\{(?P<environment>document|(?:" + VERBATIM + r")\*?)\})"
 )
 NAME = re.compile(r"\s*\{([^{}]{0,2000})\}")
-BARE_NAME = re.compile(r"[ \t]*\n?[ \t]*(?:\"([^\"\n]{1,500})\"|([^\s{}\\%\"#$&~^\[\]]{1,500}))")
+BARE_NAME = re.compile(r"[ \t]*(?:\n[ \t]*)?(?:\"([^\"\n]{1,500})\"|([^\s{}\\%\"#$&~^\[\]]{1,500}))")
 LOADED = re.compile(r"\s*(?:\[([^\]]{0,2000})\]\s*)?\{([^{}]{0,2000})\}(?:[ \t]*\[[^\]]{0,200}\])?")
 COMMENT = re.compile(r"%[^\n]*\n?[ \t]*")
 COMMENT_LINE = re.compile(r"(?m)^[ \t]*%.*\n")
