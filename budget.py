@@ -201,17 +201,18 @@ def plan_memory(
     *,
     gpus: int,
     stage: int,
-    num_tokens: int,
+    micro_batch: int,
+    seq_len: int,
     checkpointed: int,
     fused: bool = False,
     bucket_elements: float = 5e8,
 ) -> Memory:
-    """Memory of one GPU for micro-batches of `num_tokens` tokens under ZeRO `stage`, gradients accumulated in fp32.
+    """Memory of one GPU for `micro_batch` sequences at once under ZeRO `stage`, gradients accumulated in fp32.
 
     AdamW's state is 12 bytes a parameter (fp32 weight and two moments), shared by the GPUs from stage 1 on; the fp32 gradient (4 bytes)
     is shared from stage 2 on, before that the bf16 gradient (2 bytes) lies beside it.
     """
-    parameters = count_parameters(shape)
+    parameters, num_tokens = count_parameters(shape), micro_batch * seq_len
     gradients = 4 * parameters / gpus if stage == 2 else 6 * parameters
     transient = num_tokens * (6 * shape.feed_forward + 8 * shape.hidden)  # gradients inside the layer that is worked on
     return Memory(
@@ -269,7 +270,13 @@ def choose_plan(
         for micro in divisors:
             for checkpointed in range(shape.layers + 1):
                 memory = plan_memory(
-                    shape, gpus=gpus, stage=stage, num_tokens=micro * seq_len, checkpointed=checkpointed, fused=fused
+                    shape,
+                    gpus=gpus,
+                    stage=stage,
+                    micro_batch=micro,
+                    seq_len=seq_len,
+                    checkpointed=checkpointed,
+                    fused=fused,
                 )
                 if memory.total <= memory_bytes:
                     rank = (
@@ -333,23 +340,24 @@ def token_sentences(shape: Shape, tokens: float, available: int | None, text_byt
     return lines
 
 
-def memory_sentences(shape: Shape, card: Card, gpus: int, num_tokens: int) -> list[str]:
+def memory_sentences(shape: Shape, card: Card, gpus: int, micro_batch: int, seq_len: int) -> list[str]:
     """Memory under ZeRO-2 with and without checkpointing, and the size of checkpoints."""
     lines = []
-    for checkpointed, words in ((shape.layers, "all layers checkpointed"), (0, "no layer checkpointed")):
-        for fused in (False, True):
-            m = plan_memory(shape, gpus=gpus, stage=2, num_tokens=num_tokens, checkpointed=checkpointed, fused=fused)
-            fits = "fits" if m.total <= card.memory_gb * 1e9 else "does not fit"
-            lines.append(
-                f"ZeRO-2, {words}, {'fused' if fused else 'plain'} layers: weights {gb(m.weights)}, gradients {gb(m.gradients)}, optimizer "
-                f"{gb(m.optimizer)}, buckets {gb(m.buckets)}, activations {gb(m.activations)}, loss {gb(m.loss)}, in all "
-                f"{gb(m.total)} with slack and context: {fits} the {card.name}."
-            )
+    for checkpointed, fused in ((shape.layers, False), (0, False), (0, True)):
+        m = plan_memory(
+            shape, gpus=gpus, stage=2, micro_batch=micro_batch, seq_len=seq_len, checkpointed=checkpointed, fused=fused
+        )
+        mode = (
+            ("all layers" if checkpointed else "no layer") + " checkpointed" + (" and compiled layers" if fused else "")
+        )
+        parts = ", ".join(f"{name} {gb(value)}" for name, value in m._asdict().items())
+        fits = "fits" if m.total <= card.memory_gb * 1e9 else "does not fit"
+        lines.append(
+            f"ZeRO-2 with {mode}: {parts}; with slack and context {gb(m.total)}, which {fits} the {card.name}."
+        )
     parameters = count_parameters(shape)
-    lines.append(
-        f"A checkpoint is {parameters / 1e9:.3f} billion x {CHECKPOINT_BYTES} bytes = {gb(parameters * CHECKPOINT_BYTES)}, the Hugging Face "
-        f"folder x 2 bytes = {gb(parameters * 2)}."
-    )
+    lines.append(f"A checkpoint takes {parameters:,} x {CHECKPOINT_BYTES} bytes = {gb(parameters * CHECKPOINT_BYTES)}.")
+    lines.append(f"The Hugging Face folder takes {parameters:,} x 2 bytes = {gb(parameters * 2)}.")
     return lines
 
 

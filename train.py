@@ -8,6 +8,9 @@ Out: OUT/metrics.jsonl (a JSON line for each logged step), OUT/checkpoints/ (Dee
 Killed at any moment, the same command goes on from the newest whole checkpoint, on any number of GPUs. SIGTERM, SIGINT, SIGUSR1, a file
 OUT/STOP or --max-hours end it with a checkpoint after the step in progress. --plan says what a run costs; it needs no GPU.
 
+Two things that know nothing of a run stand beside it: budget.py (arithmetic of size, memory and time) and checkpoints.py (folders that
+are whole or absent).
+
 example: deepspeed train.py
          deepspeed --num_gpus 2 train.py --config recipes/demo/config.json --steps 200 --micro-batch 4 --accumulation 2
          python train.py --plan --gpus 8 --card h100
@@ -38,9 +41,17 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import budget
+from checkpoints import (
+    CheckpointWriter,
+    checkpoint_name,
+    list_checkpoints,
+    newest_checkpoint,
+    read_manifest,
+    replace_folder,
+)
 from data_prep.cli import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
@@ -633,204 +644,6 @@ def clip_raw_gradient(engine: Any, limit: float) -> float:
 # --- checkpoint ---
 
 
-class HashingFile:
-    """A binary file that is hashed while it is written, so that its checksum costs no second reading."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.hash, self.num_bytes = file, hashlib.sha256(), 0
-
-    def write(self, data: Any) -> int:
-        self.hash.update(data)
-        self.num_bytes += len(data)
-        return self.file.write(data)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder (after a rename, say) survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def replace_folder(partial: Path, final: Path) -> None:
-    """Give a folder that is whole its name. One that has the name goes first, by way of a name that nobody takes for whole."""
-    remove_folder(final)
-    partial.rename(final)
-    sync_folder(final.parent)
-
-
-def remove_folder(path: Path) -> None:
-    if path.exists():
-        doomed = path.with_name(path.name + ".old.partial")
-        shutil.rmtree(doomed, ignore_errors=True)
-        path.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
-
-
-def checkpoint_name(step: int) -> str:
-    return f"step{step:08d}"
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints, newest first."""
-    return sorted((p for p in folder.glob("step" + "[0-9]" * 8) if p.is_dir()), reverse=True)
-
-
-def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
-    """{"step", "world_size", "frozen", "files"} of a checkpoint; None if it is damaged."""
-    try:
-        manifest = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
-        return dict(manifest) if {"step", "world_size", "frozen", "files"} <= set(manifest) else None
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def checkpoint_fault(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint (its manifest; a file that is absent, short or altered), or None."""
-    manifest = read_manifest(checkpoint)
-    if manifest is None:
-        return "its manifest.json cannot be read"
-    for name, wanted in manifest["files"].items():
-        path = checkpoint / name
-        if not path.is_file() or path.stat().st_size != wanted["bytes"]:
-            return f"{name} is missing or does not have its {wanted['bytes']:,} bytes"
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while data := file.read(1 << 24):
-                digest.update(data)
-        if digest.hexdigest() != wanted["sha256"]:
-            return f"{name} does not have the checksum that was written"
-    return None
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole. A damaged one is named on stderr, and the one before it is tried."""
-    for path in list_checkpoints(folder):
-        fault = checkpoint_fault(path)
-        if fault is None:
-            return path
-        print(f"checkpoint {path} is damaged: {fault}; the one before it is tried", file=sys.stderr, flush=True)
-    return None
-
-
-class CheckpointWriter:
-    """Writes checkpoints while training goes on. It stands in for DeepSpeed's checkpoint engine, of which it changes `save`.
-
-    `save` copies this rank's state into host memory that is used again, and returns; `finish` starts a thread that writes, hashes
-    and syncs it. When each rank has left its `rank<N>.done` in `step<N>.partial`, rank 0 writes manifest.json, renames the folder,
-    and writes `latest` last. So a folder without .partial is whole, and a kill at any moment leaves the checkpoint before it as the
-    newest. All ranks must see the same file system.
-    """
-
-    def __init__(self, folder: Path, ranks: Ranks, keep: int, plain: Any) -> None:
-        self.folder, self.ranks, self.keep, self.plain = folder, ranks, keep, plain
-        self.pending: list[tuple[Path, Any]] = []
-        self.buffers: list[Any] = []
-        self.next_buffer = 0
-        self.thread: threading.Thread | None = None
-        self.error: str | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.plain, name)
-
-    def save(self, state_dict: Any, path: str) -> None:
-        """DeepSpeed calls this for each file of this rank."""
-        self.pending.append((Path(path), self.to_host(state_dict)))
-
-    def to_host(self, value: Any) -> Any:
-        """A copy of nested containers whose tensors lie in host memory, pinned if they come from a GPU."""
-        import torch
-
-        if isinstance(value, torch.Tensor):
-            number, self.next_buffer = self.next_buffer, self.next_buffer + 1
-            if number == len(self.buffers):
-                self.buffers.append(None)
-            buffer = self.buffers[number]
-            if buffer is None or buffer.shape != value.shape or buffer.dtype != value.dtype:
-                buffer = self.buffers[number] = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
-            return buffer.copy_(value.detach(), non_blocking=True)
-        if isinstance(value, Mapping):
-            return {key: self.to_host(item) for key, item in value.items()}
-        if type(value) in (list, tuple):
-            return type(value)(self.to_host(item) for item in value)
-        return value
-
-    def finish(self, step: int, about: Mapping[str, Any], best: bool) -> None:
-        """Write in the background what `save` has collected, as the checkpoint of `step`."""
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        work, self.pending, self.next_buffer = self.pending, [], 0
-        self.thread = threading.Thread(
-            target=self.write, args=(work, step, about, best), daemon=True, name="checkpoint"
-        )
-        self.thread.start()
-
-    def wait(self) -> str | None:
-        """Wait for the thread; what went wrong since the last call, or None."""
-        if self.thread is not None:
-            self.thread.join()
-        error, self.error = self.error, None
-        return error
-
-    def write(self, work: Sequence[tuple[Path, Any]], step: int, about: Mapping[str, Any], best: bool) -> None:
-        """The thread. A full disk costs this checkpoint, not the run."""
-        partial = self.folder / (checkpoint_name(step) + ".partial")
-        try:
-            try:
-                done: dict[str, Any] = {"files": {path.name: self.write_file(path, state) for path, state in work}}
-            except OSError as error:
-                done = {"error": str(error.strerror)}
-            with atomic_write(partial / f"rank{self.ranks.rank}.done") as file:
-                json.dump(done, file)
-            if self.ranks.rank == 0:
-                self.complete(partial, step, about, best)
-        except OSError as error:
-            self.error = str(error.strerror)
-
-    def write_file(self, path: Path, state: Any) -> dict[str, Any]:
-        import torch
-
-        with path.open("wb") as file:
-            hashing = HashingFile(file)
-            torch.save(state, typing.cast(IO[bytes], hashing))
-            file.flush()
-            os.fsync(file.fileno())
-        return {"bytes": hashing.num_bytes, "sha256": hashing.hash.hexdigest()}
-
-    def complete(self, partial: Path, step: int, about: Mapping[str, Any], best: bool) -> None:
-        """Rank 0, when all ranks have written: manifest, rename, `latest`, `best`, and old checkpoints go."""
-        reports = [partial / f"rank{rank}.done" for rank in range(self.ranks.world)]
-        while not all(report.exists() for report in reports):
-            time.sleep(0.02)
-        contents = [json.loads(report.read_text(encoding="utf-8")) for report in reports]
-        self.error = next((content["error"] for content in contents if "error" in content), None)
-        if self.error is not None:
-            remove_folder(partial)
-            return
-        files = {name: facts for content in contents for name, facts in content["files"].items()}
-        with atomic_write(partial / "manifest.json") as file:
-            json.dump({**about, "step": step, "world_size": self.ranks.world, "files": files}, file, indent=1)
-        for report in reports:
-            report.unlink()
-        sync_folder(partial)
-        replace_folder(partial, self.folder / checkpoint_name(step))
-        for name in ("latest", "best") if best else ("latest",):
-            with atomic_write(self.folder / name) as file:
-                file.write(checkpoint_name(step))
-        marker = self.folder / "best"
-        kept = marker.read_text(encoding="utf-8") if marker.exists() else None
-        for path in list_checkpoints(self.folder)[self.keep :]:
-            if path.name != kept:
-                remove_folder(path)
-
-
 def to_universal(checkpoint: Path) -> str:
     """Convert a checkpoint so that another number of ranks can load it; the name of the converted one, which lies beside it."""
     target = checkpoint.with_name(checkpoint.name + ".universal")
@@ -1230,66 +1043,57 @@ def broadcast(value: Any) -> Any:
     return box[0]
 
 
-def fit_card(settings: Settings, run: Run, ranks: Ranks, device: Any) -> tuple[Run, int, list[str]]:
-    """The layers to checkpoint, the run with the micro-batch and ZeRO stage that `auto` chooses, and why; a UserError if nothing fits."""
+def device_bytes(ranks: Ranks, device: Any) -> float:
+    """The memory of the smallest GPU of all ranks (of a machine's part for each of its ranks, without GPUs)."""
     import torch
 
-    def free_bytes() -> float:
-        if device.type == "cuda":
-            return float(torch.cuda.mem_get_info(device)[1])
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / int(
+    if device.type == "cuda":
+        mine = float(torch.cuda.mem_get_info(device)[1])
+    else:
+        mine = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / int(
             os.environ.get("LOCAL_SIZE", ranks.world)
         )
+    return min(rank[0] for rank in gather([mine], device))
 
-    room = min(rank[0] for rank in gather([free_bytes()], device))
+
+def fit_card(settings: Settings, run: Run, ranks: Ranks, device: Any) -> tuple[Run, int]:
+    """The layers to checkpoint, and the run, with what `auto` chooses for the card; a UserError if it does not fit the card."""
+    room, micro, fused = device_bytes(ranks, device), run.batches.micro_batch, settings.compile
     stage = run.deepspeed["zero_optimization"]["stage"]
-    best = budget.choose_plan(
-        run.shape,
-        memory_bytes=room,
-        gpus=ranks.world,
-        global_batch=run.batches.global_batch,
-        seq_len=settings.seq_len,
-        fused=settings.compile,
-    )
+    sizes: dict[str, Any] = {"gpus": ranks.world, "fused": fused, "seq_len": settings.seq_len}
+    best = budget.choose_plan(run.shape, memory_bytes=room, global_batch=run.batches.global_batch, **sizes)
     if settings.checkpoint_layers != "auto":
         num_layers = run.shape.layers if settings.checkpoint_layers == "all" else int(settings.checkpoint_layers)
-        tokens = run.batches.micro_batch * settings.seq_len
-        needed = budget.plan_memory(
-            run.shape, gpus=ranks.world, stage=stage, num_tokens=tokens, checkpointed=num_layers, fused=settings.compile
-        ).total
+        needed = budget.plan_memory(run.shape, stage=stage, micro_batch=micro, checkpointed=num_layers, **sizes).total
         if device.type == "cuda" and needed > room:
             fits = (
-                f"--micro-batch {best.micro_batch} --checkpoint-layers {best.checkpointed} fits"
+                f"--micro-batch {best.micro_batch} --checkpoint-layers {best.checkpointed} fit"
                 if best
-                else "nothing fits: take more GPUs"
+                else "take more GPUs"
             )
             raise UserError(
-                f"a GPU has {budget.gb(room)}, {run.batches.micro_batch} sequences need about {budget.gb(needed)}; {fits}"
+                f"a GPU has {budget.gb(room)}, {micro} sequences at once need about {budget.gb(needed)}; {fits}"
             )
-        return run, num_layers, []
+        return run, num_layers
     if best is None:
         raise UserError(
-            f"a GPU has {budget.gb(room)}, too little even for one sequence at a time; take a larger card or more of them"
+            f"a GPU has {budget.gb(room)}, too little for one sequence at once; take a larger card, or more of them"
         )
+    stage = stage if settings.optimizer == "muon" or settings.skip_outliers else best.stage
     batches = share_out(
-        dataclasses.replace(settings, micro_batch=best.micro_batch, accumulation=None),
-        ranks.world,
-        run.batches.global_batch,
+        dataclasses.replace(settings, micro_batch=best.micro_batch), ranks.world, run.batches.global_batch
     )
-    zero = {
-        **run.deepspeed.get("zero_optimization", {}),
-        "stage": best.stage if settings.optimizer == "adamw" else stage,
+    ours: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": batches.micro_batch,
+        "gradient_accumulation_steps": batches.accumulation,
     }
-    sizes = {"train_micro_batch_size_per_gpu": batches.micro_batch, "gradient_accumulation_steps": batches.accumulation}
-    why = (
-        f"{best.checkpointed} of {run.shape.layers} layers checkpointed, {best.micro_batch} sequences at once, ZeRO-{zero['stage']}: "
-        f"{budget.gb(best.memory.total)} of {budget.gb(room)}, the fastest that fits by the arithmetic of budget.py"
-    )
-    return (
-        dataclasses.replace(run, batches=batches, deepspeed={**run.deepspeed, **sizes, "zero_optimization": zero}),
-        best.checkpointed,
-        [why],
-    )
+    ours |= {"zero_optimization": {**run.deepspeed["zero_optimization"], "stage": stage}}
+    if ranks.rank == 0:
+        print(
+            f"Chosen for {budget.gb(room)}: {best.micro_batch} sequences at once, {best.checkpointed} of {run.shape.layers} layers "
+            f"checkpointed, ZeRO-{stage}, {budget.gb(best.memory.total)}: the fastest that fits, by the arithmetic of budget.py."
+        )
+    return dataclasses.replace(run, batches=batches, deepspeed={**run.deepspeed, **ours}), best.checkpointed
 
 
 def evaluate(engine: Any, run: Run, settings: Settings, ranks: Ranks) -> float:
@@ -1338,7 +1142,7 @@ def train(settings: Settings, ranks: Ranks) -> int:
     import torch.distributed as dist
 
     stop = StopRequests(settings.out, settings.max_hours)
-    run, checkpointed, reasons = fit_card(settings, run, ranks, device)
+    run, checkpointed = fit_card(settings, run, ranks, device)
     checkpoints, batches = settings.out / "checkpoints", run.batches
     chosen = choose_checkpoint(settings, ranks)
 
@@ -1347,7 +1151,9 @@ def train(settings: Settings, ranks: Ranks) -> int:
     universal = {"checkpoint": {"load_universal": chosen is not None and chosen.endswith(".universal")}}
     engine = start_engine(model, settings, {**run.deepspeed, **universal})
     past: dict[str, Any] = {} if chosen is None else engine.load_checkpoint(str(checkpoints), tag=chosen)[1]
-    writer = engine.checkpoint_engine = CheckpointWriter(checkpoints, ranks, settings.keep, engine.checkpoint_engine)
+    writer = engine.checkpoint_engine = CheckpointWriter(
+        checkpoints, ranks.rank, ranks.world, settings.keep, engine.checkpoint_engine
+    )
 
     step = first_step = int(past.get("step", 0))
     guard, outliers, best_val, val_loss = (
@@ -1360,7 +1166,7 @@ def train(settings: Settings, ranks: Ranks) -> int:
     seconds_before, logged_step, saved_step = past.get("seconds", 0.0), step, step if chosen else None
     bad_steps, stop_code, loss = 0, 0, math.nan
     watch = Watch(settings, ranks, first_step, past.get("wandb_id"))
-    for sentence in [*plan_sentences(settings, run, ranks.world), *reasons]:
+    for sentence in plan_sentences(settings, run, ranks.world):
         watch.say(sentence)
     if chosen is not None:
         watch.say(f"Going on from {checkpoints / chosen} after step {step:,}.")
@@ -1508,27 +1314,18 @@ def plan(settings: Settings, card: budget.Card, gpus: int, mfu: float) -> int:
     check_settings(settings)
     if gpus < 1 or not 0 < mfu <= 1:
         raise UserError(f"--gpus {gpus} --mfu {mfu}; at least one GPU and a share from 0 to 1 are needed")
-    shape = budget.read_shape(budget.read_config(settings.config))
-    batches = share_out(settings, gpus)
+    shape, batches = budget.read_shape(budget.read_config(settings.config)), share_out(settings, gpus)
     tokens_per_step = batches.global_batch * settings.seq_len
     steps = settings.steps or math.ceil(settings.tokens / tokens_per_step)
     packed = any((settings.dataset / "tokens").glob("train-*.bin"))
     available = sum(file.header.num_tokens for file in open_split(settings.dataset, "train")) if packed else None
     text = settings.dataset / "train.jsonl"
+    text_bytes = text.stat().st_size if text.exists() else None
     print(*budget.model_sentences(shape, settings.seq_len), sep="\n")
     print(budget.batch_sentence(gpus, batches.micro_batch, settings.seq_len, batches.accumulation))
-    print(
-        f"{settings.tokens / 1e9:,.2f} billion tokens / {tokens_per_step:,} = {steps:,} steps."
-        if settings.steps is None
-        else f"{steps:,} steps."
-    )
-    print(
-        *budget.token_sentences(
-            shape, steps * tokens_per_step, available, text.stat().st_size if text.exists() else None
-        ),
-        sep="\n",
-    )
-    print(*budget.memory_sentences(shape, card, gpus, batches.micro_batch * settings.seq_len), sep="\n")
+    print(f"{steps:,} steps x {tokens_per_step:,} = {steps * tokens_per_step / 1e9:,.2f} billion tokens.")
+    print(*budget.token_sentences(shape, steps * tokens_per_step, available, text_bytes), sep="\n")
+    print(*budget.memory_sentences(shape, card, gpus, batches.micro_batch, settings.seq_len), sep="\n")
     print(budget.time_sentence(shape, settings.seq_len, steps * tokens_per_step, card, gpus, mfu))
     return EXIT_DONE
 

@@ -5,6 +5,7 @@ In: the arguments of train.py, a number of ranks, a log file. Out: real processe
 A start through `deepspeed` spends 10 to 20 seconds on imports; this one about one. Used by tests and by benchmarks that start training often.
 """
 
+import json
 import multiprocessing
 import os
 import socket
@@ -23,6 +24,60 @@ PRELOAD = [
     "data_prep.token_files",
     "benchmarks.ranks",
 ]
+
+
+TINY_CONFIG = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 32,
+    "intermediate_size": 88,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 3,
+    "dtype": "bfloat16",
+}
+
+
+def make_tiny(folder: Path) -> None:
+    """Write into `folder` what a tiny run needs: config.json, a tokenizer of 512 pieces, and data of made-up words, packed."""
+    import numpy as np
+
+    from data_prep import pack_tokens, train_tokenizer
+    from data_prep.records import write_jsonl
+
+    random = np.random.default_rng(0)
+    words = ["".join(random.choice(list("abcdeilmnorstu"), size=random.integers(2, 8))) for _ in range(200)]
+    texts = [" ".join(random.choice(words, size=300)) for _ in range(30)]
+    records = [
+        {"id": f"t{n}", "source": "test", "title": "", "abstract": "", "text": text, "parts": {}}
+        for n, text in enumerate(texts)
+    ]
+    write_jsonl(folder / "data" / "train.jsonl", records[:26])
+    write_jsonl(folder / "data" / "val.jsonl", records[26:])
+    (folder / "config.json").write_text(json.dumps(TINY_CONFIG), encoding="utf-8")
+    data, tokenizer = str(folder / "data"), str(folder / "tokenizer")
+    train_tokenizer.main(["--input", f"{data}/train.jsonl", "--vocab-size", "512", "--out", tokenizer])
+    pack_tokens.main(["--dataset", data, "--tokenizer", tokenizer])
+
+
+def tiny_flags(folder: Path) -> list[str]:
+    """Flags of train.py for what `make_tiny` has written: 256 tokens a step on 2 ranks."""
+    flags = [
+        "--config",
+        str(folder / "config.json"),
+        "--dataset",
+        str(folder / "data"),
+        "--tokenizer",
+        str(folder / "tokenizer"),
+    ]
+    flags += ["--seq-len", "32", "--micro-batch", "2", "--accumulation", "2", "--warmup-steps", "4", "--lr", "3e-3"]
+    return [*flags, "--eval-sequences", "8", "--wandb", "off"]
 
 
 def start_ranks(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import budget
+import checkpoints
 import train
 from data_prep.cli import UserError
 
@@ -76,7 +77,7 @@ def test_memory_of_zero_stages() -> None:
     """By hand, on 2 GPUs in 10^9 bytes: ZeRO-2 with fp32 gradients is (2 + 4/2 + 12/2) x 1.634 = 16.34, ZeRO-1 (2 + 6 + 6) x 1.634 = 22.87."""
     states = {}
     for stage in (1, 2):
-        memory = budget.plan_memory(PUBLISHED, gpus=2, stage=stage, num_tokens=768, checkpointed=0)
+        memory = budget.plan_memory(PUBLISHED, gpus=2, stage=stage, micro_batch=1, seq_len=768, checkpointed=0)
         states[stage] = (memory.weights + memory.gradients + memory.optimizer) / 1e9
     assert states == {1: pytest.approx(22.87, abs=0.01), 2: pytest.approx(16.34, abs=0.01)}
     loss_gb = budget.loss_bytes(PUBLISHED) / 1e9
@@ -405,10 +406,10 @@ class PlainEngine:
     """Stands where DeepSpeed's own checkpoint engine does; the writer asks it for nothing here."""
 
 
-def write_checkpoint(writer: train.CheckpointWriter, step: int, *, best: bool = False) -> str | None:
+def write_checkpoint(writer: checkpoints.CheckpointWriter, step: int, *, best: bool = False) -> str | None:
     import torch
 
-    folder = writer.folder / (train.checkpoint_name(step) + ".partial")
+    folder = writer.folder / (checkpoints.checkpoint_name(step) + ".partial")
     folder.mkdir(parents=True)
     writer.save({"weights": torch.full((1000,), float(step)), "nested": [{"step": step}]}, str(folder / "state.pt"))
     writer.finish(step, {"frozen": {}}, best)
@@ -419,12 +420,12 @@ def test_checkpoints_are_whole_or_absent(tmp_path: Path, capsys: pytest.CaptureF
     """Written, hashed, renamed; each kind of damage to the newest is noticed, and the one before is taken."""
     import torch
 
-    writer = train.CheckpointWriter(tmp_path, train.Ranks(0, 0, 1), 9, PlainEngine())
+    writer = checkpoints.CheckpointWriter(tmp_path, 0, 1, 9, PlainEngine())
     for step in range(1, 6):
         assert write_checkpoint(writer, step) is None
     assert not list(tmp_path.glob("*.partial"))
     assert (tmp_path / "latest").read_text() == "step00000005"
-    newest = train.newest_checkpoint(tmp_path)
+    newest = checkpoints.newest_checkpoint(tmp_path)
     assert newest == tmp_path / "step00000005"
     assert float(torch.load(newest / "state.pt")["weights"][0]) == 5.0
 
@@ -434,22 +435,26 @@ def test_checkpoints_are_whole_or_absent(tmp_path: Path, capsys: pytest.CaptureF
     state.write_bytes(state.read_bytes()[:-1])  # cut short
     (tmp_path / "step00000003" / "state.pt").unlink()
     (tmp_path / "step00000002" / "manifest.json").write_text("{")
-    assert train.newest_checkpoint(tmp_path) == tmp_path / "step00000001"
+    assert checkpoints.newest_checkpoint(tmp_path) == tmp_path / "step00000001"
     said = capsys.readouterr().err
     assert said.count("is damaged") == 4
     assert "state.pt does not have the checksum that was written" in said
 
 
 def test_checkpoints_are_kept_by_number_and_the_best_besides(tmp_path: Path) -> None:
-    writer = train.CheckpointWriter(tmp_path, train.Ranks(0, 0, 1), 2, PlainEngine())
+    writer = checkpoints.CheckpointWriter(tmp_path, 0, 1, 2, PlainEngine())
     for step in range(1, 6):
         write_checkpoint(writer, step, best=step == 2)
-    assert [path.name for path in train.list_checkpoints(tmp_path)] == ["step00000005", "step00000004", "step00000002"]
+    assert [path.name for path in checkpoints.list_checkpoints(tmp_path)] == [
+        "step00000005",
+        "step00000004",
+        "step00000002",
+    ]
     assert (tmp_path / "best").read_text() == "step00000002"
 
 
 def test_a_full_disk_costs_the_new_checkpoint_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = train.CheckpointWriter(tmp_path, train.Ranks(0, 0, 1), 2, PlainEngine())
+    writer = checkpoints.CheckpointWriter(tmp_path, 0, 1, 2, PlainEngine())
     assert write_checkpoint(writer, 1) is None
 
     def full(path: Path, state: Any) -> dict[str, Any]:
@@ -458,7 +463,7 @@ def test_a_full_disk_costs_the_new_checkpoint_only(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(writer, "write_file", full)
     assert write_checkpoint(writer, 2) == "No space left on device"
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["step00000001"]
-    assert train.newest_checkpoint(tmp_path) == tmp_path / "step00000001"
+    assert checkpoints.newest_checkpoint(tmp_path) == tmp_path / "step00000001"
     monkeypatch.undo()
     assert write_checkpoint(writer, 2) is None
 
@@ -467,7 +472,7 @@ def test_the_copy_in_host_memory_is_a_copy(tmp_path: Path) -> None:
     """Training goes on while the thread writes: what it writes is the state at the time of `save`."""
     import torch
 
-    writer = train.CheckpointWriter(tmp_path, train.Ranks(0, 0, 1), 2, PlainEngine())
+    writer = checkpoints.CheckpointWriter(tmp_path, 0, 1, 2, PlainEngine())
     weights = torch.zeros(10)
     (tmp_path / "step00000001.partial").mkdir()
     writer.save({"w": weights}, str(tmp_path / "step00000001.partial" / "state.pt"))

@@ -10,102 +10,29 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
+import checkpoints
 import train
-from benchmarks.ranks import start_ranks, wait_ranks
+from benchmarks.ranks import TINY_CONFIG, make_tiny, start_ranks, tiny_flags, wait_ranks
 from data_prep.cli import UserError
 
 from .conftest import ROOT
 
 STEPS = 24
-CONFIG = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 32,
-    "intermediate_size": 88,
-    "num_hidden_layers": 2,
-}
-CONFIG |= {
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 512,
-    "max_position_embeddings": 128,
-    "dtype": "bfloat16",
-}
-CONFIG |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3, "tie_word_embeddings": False}
-FLAGS = [
-    "--seq-len",
-    "32",
-    "--micro-batch",
-    "2",
-    "--accumulation",
-    "2",
-    "--steps",
-    str(STEPS),
-    "--warmup-steps",
-    "4",
-    "--lr",
-    "3e-3",
-]
-FLAGS += [
-    "--log-every",
-    "1",
-    "--eval-every",
-    "6",
-    "--save-every",
-    "4",
-    "--eval-sequences",
-    "8",
-    "--keep",
-    "9",
-    "--wandb",
-    "off",
-]
+FLAGS = ["--steps", str(STEPS), "--log-every", "1", "--eval-every", "6", "--save-every", "4", "--keep", "9"]
 
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with config.json, a tokenizer, and a data set of made-up words that is packed."""
-    from data_prep import pack_tokens, train_tokenizer
-    from data_prep.records import write_jsonl
-
     folder = tmp_path_factory.mktemp("train")
-    random = np.random.default_rng(0)
-    words = ["".join(random.choice(list("abcdeilmnorstu"), size=random.integers(2, 8))) for _ in range(200)]
-    records = [
-        {
-            "id": f"t{number}",
-            "source": "test",
-            "title": "",
-            "abstract": "",
-            "text": " ".join(random.choice(words, size=300)),
-            "parts": {},
-        }
-        for number in range(30)
-    ]
-    write_jsonl(folder / "data" / "train.jsonl", records[:26])
-    write_jsonl(folder / "data" / "val.jsonl", records[26:])
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    source = str(folder / "data" / "train.jsonl")
-    assert train_tokenizer.main(["--input", source, "--vocab-size", "512", "--out", str(folder / "tokenizer")]) == 0
-    assert pack_tokens.main(["--dataset", str(folder / "data"), "--tokenizer", str(folder / "tokenizer")]) == 0
+    make_tiny(folder)
     return folder
 
 
 def command(place: Path, out: Path, *more: str) -> list[str]:
-    given = [
-        "--config",
-        place / "config.json",
-        "--dataset",
-        place / "data",
-        "--tokenizer",
-        place / "tokenizer",
-        "--out",
-        out,
-    ]
-    return [*map(str, given), *FLAGS, *more]
+    return [*tiny_flags(place), "--out", str(out), *FLAGS, *more]
 
 
 def go(place: Path, out: Path, *more: str, world: int = 2, before: Any = None) -> tuple[list[int | None], str]:
@@ -199,7 +126,7 @@ def test_killed_and_damaged_it_goes_on_bit_for_bit(place: Path, undisturbed: Pat
         for process in ranks:
             process.kill()
         wait_ranks(ranks, 30)
-    newest = train.list_checkpoints(out / "checkpoints")[0]
+    newest = checkpoints.list_checkpoints(out / "checkpoints")[0]
     target = newest / "mp_rank_00_model_states.pt"
     target.write_bytes(target.read_bytes()[: target.stat().st_size // 2])
     (out / "checkpoints" / "step00000099.partial").mkdir()
@@ -229,7 +156,7 @@ def test_each_way_to_stop_ends_all_ranks_with_a_checkpoint(place: Path, undistur
         codes = wait_ranks(ranks, 60)
         assert codes == ([130, 130] if way in (signal.SIGTERM, signal.SIGINT) else [0, 0]), log.read_text()
         step = lines(out)[-1]["step"]
-        assert (out / "checkpoints" / "latest").read_text() == train.checkpoint_name(step)
+        assert (out / "checkpoints" / "latest").read_text() == checkpoints.checkpoint_name(step)
         assert not (out / "STOP").exists()
     assert step < STEPS, "the run was over before it could be stopped each way"
     assert log.read_text().count("Stopped after step") == 5
@@ -241,7 +168,7 @@ def test_each_way_to_stop_ends_all_ranks_with_a_checkpoint(place: Path, undistur
 def test_on_one_gpu_instead_of_two_and_back(place: Path, undisturbed: Path) -> None:
     out = place / "worlds"
     shutil.copytree(undisturbed, out)
-    for path in train.list_checkpoints(out / "checkpoints"):
+    for path in checkpoints.list_checkpoints(out / "checkpoints"):
         if path.name > "step00000008":
             shutil.rmtree(path)
     (out / "metrics.jsonl").unlink()
@@ -316,7 +243,7 @@ def prepare(place: Path, out: Path, *more: str, world: int = 2) -> train.Run:
 def variant(place: Path, name: str, **changes: Any) -> str:
     """A changed copy of config.json; a value of None removes the key."""
     path = place / f"{name}.json"
-    path.write_text(json.dumps({key: value for key, value in {**CONFIG, **changes}.items() if value is not None}))
+    path.write_text(json.dumps({key: value for key, value in {**TINY_CONFIG, **changes}.items() if value is not None}))
     return str(path)
 
 
@@ -444,7 +371,7 @@ def test_ranks_whose_launcher_dies_save_and_end(place: Path, undisturbed: Path) 
             time.sleep(0.2)
         assert not left
         last = lines(out)[-1]["step"]
-        assert (out / "checkpoints" / "latest").read_text() == train.checkpoint_name(last)
+        assert (out / "checkpoints" / "latest").read_text() == checkpoints.checkpoint_name(last)
         assert "the launcher is gone" in log.read_text()
         assert curve(out)[1][:2] == curve(undisturbed)[1][:2]
     finally:
