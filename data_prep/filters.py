@@ -181,7 +181,10 @@ WITHDRAWALS = tuple(
         rf"^(?:(?:this|the|our|my) )?(?:{ONE} )?(?:\w+ly )?{WITHDRAWN}\b(?! prior| after)",  # withdrawn due to an error
         rf"\b{ONE} (?:\w+ly )?{WITHDRAWN}\b",  # 5 pages, paper withdrawn
         r"^removed by (?:the )?arxiv\b",
-        rf"\bwithdr[ae]w(?:s|n|ing|al)? (?:of )?(?:this|the|my|our|these)(?: \S+)? {OWN_WORK}\b",  # the author withdraws the paper
+        rf"\bthis version (?:has been |was )?{GONE}\b",
+        rf"\bthis (?:version|{ONE}) (?:has been|was) (?:removed|deleted|cancell?ed|revoked)\b(?! the)",
+        rf"\bplease (?:disregard|ignore) this {ONE}\b",
+        rf"\b(?:withdr[ae]w(?:s|n|ing|al)?|retract(?:s|ed|ing)?) (?:of )?(?:this|the|my|our|these)(?: \S+)? {OWN_WORK}\b",  # the author withdraws the paper
         r"\b(?:authors?|article|agree|wish|asked|requested \w+) to withdraw it\b",
         r"^(?:withdrawal notice|reason for withdrawal)\b",
     )
@@ -199,6 +202,9 @@ NO_LONGER = re.compile(
     r" (?:from (?!.{0,16}\barxiv)|earlier|previously|before|but now|and (?:(?:is|was|has|been|now) ?)*(?:re-?submitted|replaced|restored))",
     re.IGNORECASE,
 )
+MAYBE_WITHDRAWN = re.compile(
+    r"with?d?r[aw]|retract|taken|removed|deleted|cancel|revoked|disregard|ignore", re.IGNORECASE
+)
 ANY_ID = re.compile(r"\b(?:\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Z]{2})?/\d{7})")
 
 
@@ -206,9 +212,7 @@ def withdrawal(record: Mapping[str, Any]) -> str | None:
     """The sentence of the comments, or else of the abstract, that says that this paper is withdrawn; None if none does."""
     for key in ("comments", "abstract"):
         value = record.get(key)
-        if not isinstance(value, str) or not re.search(
-            "with?d?r[aw]|retract|taken|removed|deleted", value, re.IGNORECASE
-        ):
+        if not isinstance(value, str) or not MAYBE_WITHDRAWN.search(value):
             continue
         for sentence in re.split(r"(?<=[.;!?:])\s+", " ".join(value.split())):
             if says_withdrawn(sentence, str(record.get("id", ""))):
@@ -238,24 +242,17 @@ def check_length(text: str, limits: Limits) -> Rejection | None:
     return None
 
 
-# Words that hold English together and are rare in other languages. Measured (docs/LOG.md): at least 12.7% of the words of each
-# English e-print, formulas included; at most 1.3% of those in other languages.
+# Words that hold English together and are rare in other languages: at least 12.7% of the words of each English e-print,
+# formulas included; at most 1.3% of those in other languages (docs/LOG.md, 2026-11-21).
 ENGLISH_WORDS = frozenset(("the", "of", "and", "that", "is", "we", "with", "for", "this", "by", "are", "which", "from"))
 ENGLISH_SHARE = 0.1
 LOWERCASE_WORD = re.compile(r"(?<![\\A-Za-z])[a-z]{2,}(?![A-Za-z])")
-NUM_SLICES, SLICE_CHARS = (
-    8,
-    1500,
-)  # of the body, evenly spread, for the share of English words: 0.2 ms whatever its length
-HEAD_LETTERS, HEAD_CHARS = (
-    120,
-    500,
-)  # of title and abstract: from here on langdetect is trusted, so much of them it reads
-WINDOWS, WINDOW_REGION_CHARS, WINDOW_CHARS = (
-    3,
-    8000,
-    1500,
-)  # where windows of prose are looked for, and what langdetect reads
+# Slices of the body, evenly spread, for the share of English words: 0.2 ms whatever its length.
+NUM_SLICES, SLICE_CHARS = 8, 1000
+# Of title and abstract: with so many letters langdetect is trusted with them, and so much of them it reads.
+HEAD_LETTERS, HEAD_CHARS = 120, 300
+# How many windows of prose, how much of the body each is taken from, how much of it langdetect reads.
+WINDOWS, WINDOW_REGION_CHARS, WINDOW_CHARS = 3, 8000, 1500
 WINDOW_LETTERS = 300  # with fewer it errs among formulas, so a window is joined with the next
 LEAST_LETTERS = 60  # of a short body, for it to be judged at all
 NUM_TRIALS = 3  # of langdetect's random walks through the n-grams; it takes 7, which decides the same on 600 windows (docs/LOG.md)

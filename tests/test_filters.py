@@ -200,6 +200,11 @@ Reason for withdrawal: the second lemma fails
 WITHDRAWAL NOTICE The authors withdraw this.
 The preprints arXiv:1403.0036 and arXiv:1403.0037 are withdrawn because of an error in the first.
 This note has been withdrawn from arXiv
+arXiv admin note: This version has been removed, as it breaks the copyright policy
+This version withdrawn by arXiv administrators as the submitter had no right to agree to the licence
+The author retracts this paper
+This article has been deleted at the wish of all authors
+Please disregard this submission, it is a test
 This paper replaces nothing and has been long. This paper has been withdrawn.
 """.strip().split("\n")
 
@@ -231,6 +236,10 @@ We retract our earlier statement on running times
 This paper was withdrawn earlier and is now complete
 The paper was withdrawn and has now been resubmitted after corrections
 It is often taken out of context
+Please ignore the previous version
+In this note has been removed the condition of compactness
+In this paper deleted joins of graphs are counted
+This version has been accepted; one figure was removed
 """.strip().split("\n")
 
 
