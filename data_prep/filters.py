@@ -12,6 +12,7 @@ a body of at least 2,000 characters, in English.
 import argparse
 import functools
 import gzip
+import hashlib
 import json
 import re
 import sys
@@ -410,6 +411,7 @@ class Census:
         return found
 
 
+METADATA_REASONS = ("bad-metadata", "category", "year", "licence", "withdrawn")  # in the order of the checks
 USED_KEYS = ("title", "abstract", "categories", "comments", "license", "versions")
 NUM_EXAMPLES = 5
 
@@ -420,7 +422,9 @@ def read_metadata(path: Path, census: Census) -> Iterator[tuple[str, dict[str, A
     JSON lines, plain or gzipped (told by content, not by name). Raises UserError for a folder, a zip, or a file that holds no
     record at all; a gzip file that is cut short gives what stands before the cut.
     """
-    with need_file(path, "metadata").open("rb") if path.is_file() else not_a_file(path) as raw:
+    if need_file(path, "metadata").is_dir():
+        raise UserError(f"{path} is a folder; name the snapshot's file (arxiv-metadata-oai-snapshot.json)")
+    with path.open("rb") as raw:
         magic = raw.read(2)
         raw.seek(0)
         if magic == b"PK":
@@ -437,12 +441,6 @@ def read_metadata(path: Path, census: Census) -> Iterator[tuple[str, dict[str, A
         raise UserError(
             f"{path} holds no record ({'; '.join(census.examples) or 'it is empty'}); JSON lines are needed"
         )
-
-
-def not_a_file(path: Path) -> IO[bytes]:
-    """Raises the UserError for a path that is absent or a folder."""
-    need_file(path, "metadata")
-    raise UserError(f"{path} is a folder; name the snapshot's file (arxiv-metadata-oai-snapshot.json)")
 
 
 def usable_record(line: bytes, number: int, census: Census) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -465,11 +463,24 @@ def usable_record(line: bytes, number: int, census: Census) -> Iterator[tuple[st
 # Command line -------------------------------------------------------------------------------------------------------------
 
 
+def known_category(name: str) -> str:
+    """The name, if arXiv has such an archive or category; else argparse's error."""
+    if name not in KNOWN_CATEGORIES:
+        raise argparse.ArgumentTypeError(
+            f"{name} is none of arXiv's; give archives or whole names, such as math or cs.LG"
+        )
+    return name
+
+
 def limit_flags(parser: argparse._ActionsContainer) -> None:
     """The flags of the metadata filter, with the paper's values as defaults."""
     default = Limits()
     parser.add_argument(
-        "--categories", nargs="+", default=list(default.categories), help="whole names (default: %(default)s)"
+        "--categories",
+        nargs="+",
+        type=known_category,
+        default=list(default.categories),
+        help="archives or whole names (default: %(default)s)",
     )
     parser.add_argument(
         "--primary-only", action="store_true", help="the first category must be wanted, not any of them"
@@ -488,37 +499,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--metadata", type=Path, nargs="+", required=True, help="JSON lines as in arXiv's Kaggle snapshot, or .gz"
     )
-    parser.add_argument("--samples", type=int, default=0, help="show this many papers for each reason, evenly spread")
+    parser.add_argument("--samples", type=int, default=0, help="show this many papers for each reason")
     limit_flags(parser)
     args = parser.parse_args(argv)
     licences = None if args.licences is None else tuple(args.licences)
     limits = Limits(tuple(args.categories), args.primary_only, args.first_year, licences=licences)
-    census = Census()
-    verdicts: dict[str, list[tuple[str, str]]] = {}
+    census, counts = Census(), Counter[str]()
+    samples: dict[str, list[tuple[str, str, str]]] = {}  # for each reason, those whose ids have the smallest hashes
     for path in args.metadata:
         for paper_id, record in read_metadata(path, census):
             rejection = check_metadata(record, limits)
-            reason, detail = (
-                (rejection.reason, rejection.detail) if rejection else ("kept", " ".join(category_names(record)))
-            )
-            verdicts.setdefault(reason, []).append((paper_id, detail))
-    print_funnel(verdicts, census, args.samples)
+            reason, detail = "kept", " ".join(category_names(record))
+            if rejection is not None:
+                reason, detail = rejection.reason, rejection.detail
+            counts[reason] += 1
+            chosen = samples.setdefault(reason, [])
+            chosen.append((hashlib.sha256(paper_id.encode()).hexdigest(), paper_id, detail))
+            chosen.sort()
+            del chosen[args.samples :]
+    counts["bad-metadata"] += census.num_bad_lines
+    print_funnel(counts, samples)
+    for sentence in census.sentences():
+        print(sentence, file=sys.stderr)
     return 0
 
 
-def print_funnel(verdicts: Mapping[str, Sequence[tuple[str, str]]], census: Census, num_samples: int) -> None:
-    """In, out by reason, kept; then samples; then what was odd about the file."""
-    print(f"{'records':14}{census.num_records:>10,}")
-    order = ["bad-metadata", "category", "year", "licence", "withdrawn", "kept"]
-    for reason in order:
-        if reason in verdicts:
-            print(f"{reason:14}{len(verdicts[reason]):>10,}{len(verdicts[reason]) / census.num_records:>8.1%}")
-    for reason in order if num_samples else ():
-        papers = verdicts.get(reason, [])
-        for paper_id, detail in papers[:: max(len(papers) // num_samples, 1)][:num_samples]:
+def print_funnel(counts: Mapping[str, int], samples: Mapping[str, Sequence[tuple[str, str, str]]]) -> None:
+    """Lines in, out by reason, kept; then the samples."""
+    num_lines = sum(counts.values())
+    print(f"{'lines':14}{num_lines:>10,}")
+    for reason in (*METADATA_REASONS, "kept"):
+        print(f"{reason:14}{counts.get(reason, 0):>10,}{counts.get(reason, 0) / num_lines:>8.1%}")
+    for reason in (*METADATA_REASONS, "kept"):
+        for _, paper_id, detail in samples.get(reason, ()):
             print(f"  {reason}: {paper_id}: {detail}")
-    for sentence in census.sentences():
-        print(sentence, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -428,14 +428,24 @@ def test_funnel_of_a_file(tmp_path: Path) -> None:
     path = metadata_file(tmp_path, *FAULTY, json.dumps(PAPER | {"id": "1403.0050", "comments": "withdrawn"}))
     done = run_command("data_prep/filters.py", "--metadata", path, "--samples", "1", "--categories", "math")
     assert done.returncode == 0
-    assert re.findall(r"(?m)^(\S+) +(\d+)", done.stdout) == [
-        ("records", "5"),
-        ("category", "1"),
-        ("withdrawn", "1"),
-        ("kept", "3"),
-    ]
+    funnel = dict(re.findall(r"(?m)^(\S+) +(\d+)", done.stdout))
+    assert funnel == {
+        "lines": "11",
+        "bad-metadata": "6",
+        "category": "1",
+        "year": "0",
+        "licence": "0",
+        "withdrawn": "1",
+        "kept": "3",
+    }
     assert "  withdrawn: 1403.0050: withdrawn\n" in done.stdout
     assert "2 categories are unknown" in done.stderr
+
+
+def test_a_category_that_arxiv_has_not() -> None:
+    done = run_command("data_prep/filters.py", "--metadata", "x", "--categories", "cs", "maths")
+    assert done.returncode == 2
+    assert "maths is none of arXiv's; give archives or whole names" in done.stderr
 
 
 def test_funnel_of_real_metadata() -> None:
