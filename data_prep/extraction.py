@@ -90,6 +90,7 @@ STEM_WEIGHTS = (
     (re.compile(r"supp|^si$|^sm$|_si$|_sm$|appendi|ancillary"), 0.2),  # a supplement beside the paper
     (re.compile(r"respon[sd]|reply|rebuttal|referee|cover_?-?letter|highlights|errat|poster|slides|talk"), 0.05),
     (re.compile(r"(?:^|[-_. ])(?:old|backup|bak|copy|orig(?:inal)?|diff|changes|unused|trash)(?:$|[-_. \d])"), 0.2),
+    (re.compile(r"(?:~|\.bak|\.old|\.orig|\.sav|\.save|\.swp)$|^#"), 0.2),  # what editors leave
     (re.compile(r"template|sample|example|instructions|guidelines|bare_|^test"), 0.3),
     (re.compile(r"^(?:main|ms|paper|article|manuscript|arxiv)"), 1.5),
 )
@@ -230,8 +231,9 @@ def choose_main(archive: Archive) -> str | None:
 
 
 def ascii_compatible(data: bytes) -> bytes:
-    """The file itself, or UTF-16 as UTF-8, so that patterns of ASCII bytes fit."""
-    return decode(data).encode() if b"\0" in data[:2048] else data
+    r"""The file itself, or UTF-16 as UTF-8, so that patterns of ASCII bytes fit; lines end in "\n"."""
+    data = decode(data).encode() if b"\0" in data[:2048] else data
+    return data.replace(b"\r", b"\n") if b"\r" in data else data
 
 
 def is_marked(data: bytes, marks: Sequence[bytes]) -> bool:
@@ -241,7 +243,7 @@ def is_marked(data: bytes, marks: Sequence[bytes]) -> bool:
 
 def is_commented(data: bytes, pos: int) -> bool:
     """Whether a comment sign stands before `pos` in its line."""
-    line = data[max(0, pos - MAX_LINE_BYTES) : pos].replace(b"\r", b"\n").rpartition(b"\n")[2]
+    line = data[max(0, pos - MAX_LINE_BYTES) : pos].rpartition(b"\n")[2]
     return b"%" in line.replace(b"\\%", b"")
 
 

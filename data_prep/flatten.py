@@ -60,7 +60,11 @@ PUBLISHED_STYLES = re.compile(
     r"|minted|feynm\w*|axodraw\w*|slashed|cancel|braket|physics|siunitx|units|comment|endnotes?|footmisc|todonotes|changes|soul|ulem|cleveref|arydshln"
     r"|array|tabularx|longtable|supertabular|xspace|microtype|babel|inputenc|fontenc|pdfpages|overpic|tcolorbox|mdframed|etoolbox|ifthen|calc|rotate)"
 )
-"""Names without suffix, matched whole."""
+PUBLISHED_NOTICES = (b"LaTeX Project Public Licen", b"LPPL", b"CTAN")
+MAX_NOTICE_BYTES = 6_000  # where a notice stands
+MAX_OWN_CLASS_BYTES = 20_000  # a longer class is layout
+MAX_OWN_STYLE_BYTES = 3_000  # a longer file with a published name is the published one
+STYLE_VERSION = re.compile(r"[-_]?v?\d[\w.]*$")
 
 COMMAND = (  # %s: the author's macros; the set of first letters is there for speed
     r"\\(?=[@bdeiIlLRsu%s])(?:(?P<command>in(?:put(?:from)?|clude(?:from|only)?)|@{1,2}input|import|endinput"
@@ -486,10 +490,11 @@ class Flattener:
 
     def find_own_style(self, name: str, base: str | None, suffixes: Sequence[str]) -> str | None:
         """The archive's file for a package or class, unless it is a published one."""
-        if PUBLISHED_STYLES.fullmatch(posixpath.basename(name)):
-            return None
         found = self.find(name, base, suffixes)
-        return found if found in self.archive.files else None
+        data = self.archive.files.get(found) if found is not None else None
+        if data is None or is_published(posixpath.basename(name), data, suffixes):
+            return None
+        return found
 
     def style(self, name: str, depth: int) -> str:
         r"""The text of a package or class, between \makeatletter and \makeatother; '' the second time."""
@@ -578,6 +583,19 @@ class Flattener:
 def command_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
     """The commands that `expand` stops at, the author's macros and aliases among them."""
     return re.compile(COMMAND % ("".join(sorted({name[0] for name in names})), "".join("|" + name for name in names)))
+
+
+def is_published(name: str, data: bytes, suffixes: Sequence[str]) -> bool:
+    """Whether a style is one that distributions or publishers hand out: by its name, its notice, or a class's length.
+
+    A short file without a notice is the author's whatever its name: physics.sty with ten macros is not the package physics.
+    """
+    if any(notice in data[:MAX_NOTICE_BYTES] for notice in PUBLISHED_NOTICES):
+        return True
+    if ".cls" in suffixes and len(data) > MAX_OWN_CLASS_BYTES:
+        return True
+    known = PUBLISHED_STYLES.fullmatch(name) or PUBLISHED_STYLES.fullmatch(STYLE_VERSION.sub("", name))
+    return known is not None and (len(data) > MAX_OWN_STYLE_BYTES or b"\\Provides" in data)
 
 
 def past_blanks(text: str, pos: int) -> int:
