@@ -464,11 +464,9 @@ def usable_record(line: bytes, number: int, census: Census) -> Iterator[tuple[st
 
 
 def known_category(name: str) -> str:
-    """The name, if arXiv has such an archive or category; else argparse's error."""
+    """The name, if arXiv has such an archive or category; else a UserError."""
     if name not in KNOWN_CATEGORIES:
-        raise argparse.ArgumentTypeError(
-            f"{name} is none of arXiv's; give archives or whole names, such as math or cs.LG"
-        )
+        raise UserError(f"--categories {name} is none of arXiv's; give archives or whole names, such as math or cs.LG")
     return name
 
 
