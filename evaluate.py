@@ -12,6 +12,7 @@ Examples:
     python evaluate.py perplexity --model runs/pretrain/hf --dataset dataset_train_val --context-tokens 4096 --max-documents 500
 """
 
+import hashlib
 import itertools
 import json
 import math
@@ -25,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 from data_prep.cli import Parser, Progress, UserError, atomic_write, duration, need_file, run
 from data_prep.mathematics import math_spans
-from data_prep.pack_tokens import load_encoder
 from data_prep.records import read_jsonl, training_text
+from data_prep.token_files import load_encoder
 from generate import check_checkpoint, load_checkpoint, training_facts
 
 if TYPE_CHECKING:
@@ -307,6 +308,16 @@ def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield chunk
 
 
+def weights_sha256(folder: Path) -> str:
+    """A fingerprint of a model's weights: SHA-256 over its *.safetensors in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def choose_context(flags: Any, config: Mapping[str, Any]) -> tuple[int, int]:
     """Window and stride in tokens. Default: the length the model was trained with, and half of it.
 
@@ -346,6 +357,7 @@ def perplexity(flags: Any) -> int:
                 progress.update()
     result = {
         "model": str(flags.model),
+        "weights_sha256": weights_sha256(flags.model),
         "dataset": str(split),
         "context_tokens": context,
         "stride_tokens": stride,

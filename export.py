@@ -1,29 +1,39 @@
-"""A checkpoint for other runtimes: GGUF for llama.cpp, each export judged against the model it came from before it gets its name.
+"""A checkpoint for the world: GGUF for llama.cpp, MLX for Apple's machines, a folder that can be published on a hub.
 
-In: the Hugging Face folder of a run. Out: one .gguf file (F32, BF16 or Q8_0) with weights, tokenizer and chat template.
+In: the Hugging Face folder of a run; for `hub` the run's own records, too. Out: a .gguf file, or a folder.
 
-The judge reads the file back and compares the logits, the tokenization and the ids that end a text with the original's; an
-export that differs by more than LOGIT_LIMITS allows is deleted, not left. The judge is llama.cpp itself where llama-cpp-python is
-installed; else the GGUF reader of transformers, which judges the logits only, and the report says so.
+`gguf` and `mlx` are judged before they get their name: the judge loads them in the runtime that they are for and compares logits,
+tokenization and the ids that end a text with the original's. An export that differs by more than LOGIT_LIMITS allows is deleted,
+not left. (Where llama-cpp-python is not installed, the GGUF reader of transformers judges the logits only, and says so.)
+`hub` fills a model card from the records of data, training and evaluation, and refuses where they do not belong together.
 
-Needs the package gguf (pip install gguf); llama-cpp-python for the full judgement.
+Needs, beside requirements.txt: gguf and for the full judgement llama-cpp-python; mlx[cpu] and mlx-lm; matplotlib for the card's picture.
 
 Examples:
     python export.py gguf --model runs/pretrain/hf --out kitefish-bf16.gguf --dataset dataset_train_val
-    python export.py gguf --model runs/sft/hf --out chat-q8_0.gguf --type q8_0
+    python export.py mlx --model runs/pretrain/hf --out kitefish-mlx-4bit --bits 4
+    python export.py hub --model runs/pretrain/hf --out hub/kitefish --dataset dataset_train_val --evaluation val.json --licence apache-2.0
 """
 
+import argparse
+import contextlib
 import importlib.util
+import json
+import math
+import os
 import random
+import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.cli import Parser, Progress, UserError, run
+from data_prep.cli import Parser, Progress, UserError, atomic_write, run
 from data_prep.records import read_jsonl, training_text
-from generate import END_OF_TURN, check_checkpoint, load_checkpoint
+from generate import END_OF_TURN, check_checkpoint, load_checkpoint, read_config
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,8 +56,8 @@ TENSOR_NAMES = {
 # llama.cpp's numbers for what most of a file's tensors are: llama_ftype in its llama.h.
 FILE_TYPES = {"f32": 0, "bf16": 32, "q8_0": 7}
 # How far the logits may be from the original's in float32, in units of what bfloat16 costs transformers on the same texts: that
-# cost depends on the model (0.2% for a tiny trained one, 1.5% for a random one), its multiples hardly (docs/LOG.md, 2026-11-21).
-LOGIT_LIMITS = {"f32": 0.1, "bf16": 2.0, "q8_0": 8.0}
+# cost depends on the model (0.35% for a tiny trained one, 2% for a random one), its multiples hardly (docs/LOG.md, 2026-11-21).
+LOGIT_LIMITS = {"f32": 0.1, "bf16": 2.0, "q8_0": 8.0, "8 bits": 8.0, "4 bits": 40.0}
 
 # Texts that tokenizers disagree on: spaces and line ends at the edges, characters that no piece holds, digits, what looks
 # like a special token, control words.
@@ -69,6 +79,10 @@ HARD_TEXTS = (
     "https://arxiv.org/abs/2401.00001v2",
     "%$#&_{}~^\\\\",
 )
+TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json")
+MLX_GROUP = 64  # weights that share a scale when MLX quantizes: its default
+# The scales of quantized weights: in bfloat16 they cost ten times what 8 bits do (0.0164 against 0.0027; docs/LOG.md, 2026-11-21).
+MLX_SCALES = "float16"
 SLICE_CHARS = (1, 200)  # lengths of the slices whose tokenization is compared
 NUM_LOGIT_TEXTS = 8
 # A piece of a tokenizer of ours never holds these two; its normaliser writes them another way, which GGUF cannot say.
@@ -229,8 +243,6 @@ def vocabulary(folder: Path, num_rows: int) -> tuple[list[str], list[float], lis
     user-defined (found in a text before all merging). Rows beyond the tokenizer are unused. A UserError if the two files
     disagree about a piece.
     """
-    import json
-
     import sentencepiece
     from gguf import TokenType
 
@@ -276,8 +288,6 @@ def chat_template(folder: Path) -> str | None:
 
     A mark becomes an empty comment, which treats the white space around it alike.
     """
-    import re
-
     from transformers import AutoTokenizer
 
     template = AutoTokenizer.from_pretrained(folder, local_files_only=True).chat_template
@@ -324,24 +334,26 @@ def write_metadata(writer: Any, folder: Path, config: Mapping[str, Any], kind: s
 
 
 def write_gguf(folder: Path, config: Mapping[str, Any], kind: str, name: str, path: Path) -> None:
-    """Write the checkpoint as `path`; one tensor at a time is in memory. Matrices are of `kind`, norms float32."""
+    """Write the checkpoint as `path`; one tensor at a time is in memory. Matrices are of `kind`, norms float32.
+
+    A matrix whose rows do not fill the blocks of `kind` stays bfloat16, and stderr says how many do.
+    """
     import gguf
 
     places = tensor_places(folder, config["num_hidden_layers"])
     writer = gguf.GGUFWriter(path, "llama")
     write_metadata(writer, folder, config, kind, name)
-    wanted = gguf.GGMLQuantizationType[kind.upper()]
+    types = gguf.GGMLQuantizationType
     kinds = []
     for place, shape in zip(places, tensor_shapes(places), strict=True):
-        this = wanted if len(shape) == 2 else gguf.GGMLQuantizationType.F32
+        this = types[kind.upper()] if len(shape) == 2 else types.F32
+        if shape[-1] % gguf.GGML_QUANT_SIZES[this][0]:
+            this = types.BF16
         block, block_bytes = gguf.GGML_QUANT_SIZES[this]
-        if shape[-1] % block:
-            raise UserError(f"{place[1]} has rows of {shape[-1]}; {kind} needs a multiple of {block}; give --type bf16")
-        num_entries = 1
-        for size in shape:
-            num_entries *= size
-        writer.add_tensor_info(place[0], shape, "float32", num_entries // block * block_bytes, this)
+        writer.add_tensor_info(place[0], shape, "float32", math.prod(shape) // block * block_bytes, this)
         kinds.append(this)
+    if kind == "q8_0" and (num_kept := kinds.count(types.BF16)):
+        print(f"{num_kept} matrices have rows that are no multiple of 32: they stay bfloat16", file=sys.stderr)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -421,8 +433,6 @@ def export_gguf(flags: Any) -> int:
     """The subcommand: write under a temporary name, judge, rename."""
     need_package("gguf", "gguf")
     config = check_checkpoint(flags.model, flags.model)
-    if flags.num_slices < 1:
-        raise UserError(f"--num-slices {flags.num_slices}: 1 or more is needed")
     wanted = original(flags.model, flags.dataset, flags.num_slices, flags.seed)
     flags.out.parent.mkdir(parents=True, exist_ok=True)
     partial = flags.out.with_name(flags.out.name + ".partial")
@@ -437,21 +447,147 @@ def export_gguf(flags: Any) -> int:
     return 0
 
 
+# --- a folder that every loader reads ---
+
+
+def write_portable(folder: Path, target: Path) -> None:
+    """The model in a new folder, as transformers 4.57 and 5, vLLM and mlx-lm read it alike; the weights are hard links or copies.
+
+    config.json gets the names that transformers 4 knows (rope_theta, torch_dtype) beside those of 5; generation_config.json
+    ends a text at </s> and at the end of a chat turn.
+    """
+    target.mkdir(parents=True)
+    config = read_config(folder)
+    rope = config.get("rope_parameters") or {}
+    config["rope_theta"] = rope.get("rope_theta", config.get("rope_theta", 10_000.0))
+    config["torch_dtype"] = config.get("dtype", config.get("torch_dtype", "float32"))
+    stops = [config["eos_token_id"], special_id(folder, END_OF_TURN)]
+    ids = {"bos_token_id": config["bos_token_id"], "eos_token_id": stops, "pad_token_id": config["pad_token_id"]}
+    for name, content in (("config.json", config), ("generation_config.json", ids)):
+        with atomic_write(target / name) as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]):
+        link_or_copy(path, target / path.name)
+    copy_tokenizer(folder, target)
+
+
+def special_id(folder: Path, token: str) -> int:
+    """The id of a special token in a tokenizer's folder."""
+    added = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+    return next(int(one["id"]) for one in added if one["content"] == token)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Another name for the same bytes where the file system can, else a copy."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def copy_tokenizer(folder: Path, target: Path) -> None:
+    """The tokenizer's files as train_tokenizer.py wrote them: what loaders save of their own is not read alike by all."""
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, target / name)
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder that gets the name `out` when the block ends, and is deleted when it raises."""
+    if out.exists():
+        raise UserError(f"{out} exists already; remove it, or give --out another name")
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+# --- MLX ---
+
+
+def judge_by_mlx(folder: Path, wanted: Original) -> Verdict:
+    """Load the folder in mlx-lm and ask for tokens, logits and the ids that end a text.
+
+    Scales and activations are computed in float32, so that what is seen is the export's error; and on a CPU MLX multiplies
+    quantized float16 matrices 30 times more slowly.
+    """
+    import mlx.core as mx
+    import mlx_lm
+    import numpy as np
+
+    model, tokenizer = mlx_lm.load(str(folder))
+    model.set_dtype(mx.float32)
+    logits = [np.array(model(mx.array([ids]))[0].astype(mx.float32)) for ids in wanted.text_ids]
+    if missing := set(wanted.stop_ids) - set(tokenizer.eos_token_ids):
+        raise UserError(f"mlx-lm would not stop at the tokens {sorted(missing)}; nothing was exported")
+    pairs = zip(wanted.slices, wanted.slice_ids, strict=True)
+    num_different = sum(tokenizer.encode(text, add_special_tokens=False) != ids for text, ids in pairs)
+    return Verdict("mlx-lm", *compare_logits(logits, wanted.logits), len(wanted.slices), num_different)
+
+
+def export_mlx(flags: Any) -> int:
+    """The subcommand: mlx-lm converts a portable copy, the tokenizer's own files go beside it, the judge decides."""
+    need_package("mlx", "mlx[cpu]")
+    need_package("mlx_lm", "mlx-lm")
+    check_checkpoint(flags.model, flags.model)
+    with new_folder(flags.out) as partial, tempfile.TemporaryDirectory(dir=partial.parent) as scratch:
+        wanted = original(flags.model, flags.dataset, flags.num_slices, flags.seed)
+        import mlx_lm
+
+        write_portable(flags.model, Path(scratch) / "portable")
+        how: dict[str, Any] = {"dtype": "bfloat16"}
+        if flags.bits is not None:
+            how = {"dtype": MLX_SCALES, "quantize": True, "q_bits": flags.bits, "q_group_size": MLX_GROUP}
+        with contextlib.redirect_stdout(sys.stderr):
+            mlx_lm.convert(str(Path(scratch) / "portable"), mlx_path=str(partial), **how)
+        for extra in ("README.md", "chat_template.jinja"):
+            (partial / extra).unlink(missing_ok=True)
+        copy_tokenizer(flags.model, partial)
+        check_verdict(judge_by_mlx(partial, wanted), wanted, "bf16" if flags.bits is None else f"{flags.bits} bits")
+    print(flags.out)
+    return 0
+
+
+def add_judged(words: Parser) -> None:
+    """The flags of an export that a judge looks at."""
+    words.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="Hugging Face folder, say runs/pretrain/hf"
+    )
+    words.add_argument("--dataset", type=Path, metavar="DIR", help="judge with slices of its val.jsonl")
+    words.add_argument(
+        "--num-slices", type=positive, default=1_000, help="texts to tokenize both ways (default %(default)s)"
+    )
+    words.add_argument("--seed", type=int, default=0, help="of the slices (default %(default)s)")
+
+
+def positive(text: str) -> int:
+    """A whole number of 1 or more, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number, 1 or more, is needed")
+    return int(text)
+
+
 def parser() -> Parser:
     """The command line."""
     words = Parser(prog="export.py", description=__doc__)
     commands = words.add_subparsers(dest="command", required=True, metavar="COMMAND")
     one = commands.add_parser("gguf", help="one file for llama.cpp", description=__doc__)
-    one.add_argument(
-        "--model", type=Path, required=True, metavar="DIR", help="Hugging Face folder, say runs/pretrain/hf"
-    )
+    add_judged(one)
     one.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .gguf file to write")
     one.add_argument("--type", choices=list(FILE_TYPES), default="bf16", help="of the matrices (default %(default)s)")
     one.add_argument("--name", help="the model's name in the file (default: the file's)")
-    one.add_argument("--dataset", type=Path, metavar="DIR", help="judge with slices of its val.jsonl")
-    one.add_argument("--num-slices", type=int, default=1_000, help="texts to tokenize both ways (default %(default)s)")
-    one.add_argument("--seed", type=int, default=0, help="of the slices (default %(default)s)")
     one.set_defaults(work=export_gguf)
+    two = commands.add_parser("mlx", help="a folder for mlx-lm", description=__doc__)
+    add_judged(two)
+    two.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
+    two.add_argument("--bits", type=int, choices=[4, 8], help="quantize the matrices (default: bfloat16)")
+    two.set_defaults(work=export_mlx)
     return words
 
 

@@ -13,8 +13,8 @@ import torch
 
 import evaluate
 from data_prep.cli import UserError
-from data_prep.pack_tokens import load_encoder
 from data_prep.records import training_text
+from data_prep.token_files import load_encoder
 from generate import load_checkpoint
 from tests.conftest import run_command
 from tests.tiny_checkpoint import TEXTS, record, tiny_checkpoint, write_dataset

@@ -160,7 +160,9 @@ def edit_config(folder: Path, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-def test_rows_that_do_not_fill_a_block_are_refused(tmp_path: Path) -> None:
+def test_a_matrix_whose_rows_do_not_fill_a_block_stays_bfloat16(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     need("gguf")
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -170,8 +172,8 @@ def test_rows_that_do_not_fill_a_block_are_refused(tmp_path: Path) -> None:
     config.intermediate_size = 40
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)
-    message = refusal(tmp_path / "m.gguf", "--type", "q8_0", model=folder)
-    assert "has rows of 40; q8_0 needs a multiple of 32" in message
+    export_gguf(tmp_path / "m.gguf", "--type", "q8_0", model=folder)
+    assert "2 matrices have rows that are no multiple of 32" in capsys.readouterr().err
 
 
 def test_an_absent_package_is_one_line(tmp_path: Path, without: Callable[[str], None]) -> None:
@@ -190,6 +192,39 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         )
 
     return hide
+
+
+# --- MLX ---
+
+
+@pytest.mark.parametrize(("words", "limit"), [([], 0.01), (["--bits", "8"], 0.01), (["--bits", "4"], 0.15)])
+def test_mlx_reproduces_logits_and_tokens_and_stops(
+    tmp_path: Path, words: list[str], limit: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    need("mlx")
+    need("mlx_lm")
+    out = tmp_path / "mlx"
+    export.main(["mlx", "--model", str(tiny_checkpoint()), "--out", str(out), "--num-slices", "60", *words])
+    report = capsys.readouterr().err
+    assert "tokenization equal on 60 of 60 slices" in report
+    assert float(report.split("logits differ by ")[1].split(",")[0]) < limit
+    assert json.loads((out / "generation_config.json").read_text())["eos_token_id"] == [2, 5]
+    assert (out / "tokenizer_config.json").read_bytes() == (tiny_checkpoint() / "tokenizer_config.json").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["mlx"]
+
+
+def test_an_mlx_export_that_is_not_the_model_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need("mlx")
+    need("mlx_lm")
+    monkeypatch.setitem(export.LOGIT_LIMITS, "4 bits", 0.1)
+    with pytest.raises(UserError, match="it was deleted"):
+        export.main(["mlx", "--model", str(tiny_checkpoint()), "--out", str(tmp_path / "mlx"), "--bits", "4"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_exists_is_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="exists already"), export.new_folder(tmp_path):
+        pytest.fail("the block must not run")
 
 
 # --- the parts ---
