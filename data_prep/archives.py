@@ -282,10 +282,8 @@ class Stream:
 
     def peek(self, size: int) -> bytes:
         """The next `size` bytes without consuming them."""
-        if self.pos + size > len(self.chunk):
-            head = self.read(size)
-            self.offset -= len(head)
-            self.chunk, self.pos = head + self.chunk[self.pos :], 0
+        while len(self.chunk) - self.pos < size and (more := next(self.chunks, b"")):
+            self.chunk, self.pos = self.chunk[self.pos :] + more, 0
         return self.chunk[self.pos : self.pos + size]
 
 

@@ -102,6 +102,7 @@ CLASS_WEIGHTS = {
     b"a0poster": 0.05,
     b"slides": 0.1,
 }
+PART_CLASSES = (b"standalone", b"subfiles")  # parts of a document rather than others beside it
 BBL_WEIGHT = 2.0  # its own .bbl: authors upload the one of the paper
 INCOMPLETE_WEIGHT = 0.1  # a class without a beginning or the other way round
 FOLDER_WEIGHT = 0.7  # for each folder below the top
@@ -147,12 +148,17 @@ def extract_source(data: bytes, name: str) -> Extracted | Rejection:
         archive = read_archive(data, name)
     except Garbled as error:
         return Rejection("corrupt-archive", str(error))
-    main_name = choose_main(archive)
-    if main_name is None and open_nested(archive):
-        main_name = choose_main(archive)
-    if main_name is None:
+    documents = rank_documents(archive)
+    if not documents and open_nested(archive):
+        documents = rank_documents(archive)
+    if not documents:
         return why_none(archive)
+    main_name = documents[0].name
     flattener = Flattener(archive, main_name)
+    beside = [document.name for document in documents[1:] if document.document_class not in PART_CLASSES]
+    if beside:
+        more = f" and {len(beside) - 3} more" if len(beside) > 3 else ""
+        flattener.warn(f"documents beside the main one are left out: {', '.join(beside[:3])}{more}")
     try:
         source = flattener.run()
     except TooLarge as error:
@@ -190,14 +196,29 @@ class Document:
         return len(COMMENT_LINES.sub(b"", self.data))
 
 
-def choose_main(archive: Archive) -> str | None:
-    """The name of the file that TeX is to be run on, None where no file is TeX.
+def rank_documents(archive: Archive) -> list[Document]:
+    """The documents of an archive, the one that TeX is to be run on first; none where no file is TeX.
 
     What the submission's 00README calls top level; else the files that no other file includes, LaTeX before plain TeX before
     mere TeX commands; of several the longest, with all that it includes, weighed by STEM_WEIGHTS and its like. Files that
     say %auto-ignore are out.
     """
     top_level, ignored = read_readme(archive)
+    documents = read_documents(archive, ignored)
+    found = find_formats(documents, archive)
+    found = [document for document in found if document.name in top_level] or found
+    included = {stem for document in documents for stem in document.includes - {document.stem}}
+    found = [document for document in found if document.stem not in included] or found
+    if len(found) < 2:
+        return found
+    by_stem = {document.stem: document for document in reversed(documents)}
+    bbl_stems = {posixpath.splitext(name)[0] for name in archive.names if name.endswith(".bbl")}
+    found = sorted(found, key=own_weight, reverse=True)[:MAX_CANDIDATES]
+    return sorted(found, key=lambda one: (-weight(one, by_stem, bbl_stems), one.name.count("/"), one.name))
+
+
+def read_documents(archive: Archive, ignored: set[str]) -> list[Document]:
+    """The files that may be main ones, with their formats and, where there are several, what they include."""
     documents = [
         Document(name, ascii_compatible(data))
         for name, data in archive.files.items()
@@ -206,28 +227,20 @@ def choose_main(archive: Archive) -> str | None:
     documents = [document for document in documents if not is_marked(document.data, AUTO_IGNORE + AUTO_INCLUDE)]
     for document in documents:
         look_for_latex(document)
-    latex = [document for document in documents if document.is_latex]
-    if len(documents) > 1:
-        for document in documents:
+        if len(documents) > 1:
             look_for_inclusions(document)
-        stems = {document.stem for document in latex if document.document_class is not None}
-        latex += [document for document in documents if not document.is_latex and document.includes & stems]
-    candidates = [document for document in latex if document.name in top_level] or latex
-    if not candidates and "encrypted" not in archive.kinds.values():
-        candidates = [document for document in documents if live_match(PLAIN, document.data)]
-        candidates = candidates or [
-            document for document in documents if looks_like_tex(document, len(archive.names) == 1)
-        ]
-    included = {stem for document in documents for stem in document.includes - {document.stem}}
-    candidates = [document for document in candidates if document.stem not in included] or candidates
-    if len(candidates) > 1:
-        candidates = sorted(candidates, key=own_weight, reverse=True)[:MAX_CANDIDATES]
-        by_stem = {document.stem: document for document in reversed(documents)}
-        bbl_stems = {posixpath.splitext(name)[0] for name in archive.names if name.endswith(".bbl")}
-        candidates.sort(
-            key=lambda document: (-weight(document, by_stem, bbl_stems), document.name.count("/"), document.name)
-        )
-    return candidates[0].name if candidates else None
+    return documents
+
+
+def find_formats(documents: Sequence[Document], archive: Archive) -> list[Document]:
+    """Those of the documents that are LaTeX, or include one with a class; else plain TeX; else what has TeX commands."""
+    latex = [document for document in documents if document.is_latex]
+    stems = {document.stem for document in latex if document.document_class is not None}
+    latex += [document for document in documents if not document.is_latex and document.includes & stems]
+    if latex or "encrypted" in archive.kinds.values():
+        return latex
+    plain = [document for document in documents if live_match(PLAIN, document.data)]
+    return plain or [document for document in documents if looks_like_tex(document, len(archive.names) == 1)]
 
 
 def ascii_compatible(data: bytes) -> bytes:

@@ -31,6 +31,7 @@ READS = ("input", "@input", "@@input", "include", "subfile", "subfileinclude")  
 IMPORTS = ("import", "subimport", "includefrom", "inputfrom", "subincludefrom", "subinputfrom")  # {folder}{file}
 PACKAGES = ("usepackage", "RequirePackage", "RequirePackageWithOptions")  # [options]{names}
 CLASSES = ("documentclass", "documentstyle", "LoadClass", "LoadClassWithOptions")
+LOADING = (*PACKAGES, *CLASSES)
 TESTS = ("IfFileExists", "InputIfFileExists")  # {file}{then}{else}
 PARAGRAPHS = ("include", "subfileinclude", "includefrom", "subincludefrom")  # these begin and end a page
 VERBATIM = "verbatim|Verbatim|BVerbatim|LVerbatim|lstlisting|minted|alltt|comment|filecontents|asy|pycode|spverbatim|tcblisting"
@@ -322,6 +323,8 @@ class Flattener:
         unclosed: set[str] = set()
         while (hit := self.pattern.search(text, pos)) is not None:
             start, pos = hit.start(), hit.end()
+            if hit["command"] in LOADING and not self.has_styles:
+                continue
             if dead := dead_until(text, safe, start):
                 pos = safe = max(pos, dead)
                 continue
@@ -374,7 +377,7 @@ class Flattener:
             self.look(end - brace if end >= 0 else MAX_DEFINITION_CHARS)
             if end < 0:
                 continue
-            if command not in (*PACKAGES, *CLASSES, "endinput") and len(self.macros) < MAX_MACROS:
+            if command not in (*LOADING, "endinput") and len(self.macros) < MAX_MACROS:
                 self.macros[name] = Macro(arguments, text[brace + 1 : end])
                 self.pattern = command_pattern((*self.macros, *self.aliases))
             return end + 1
@@ -413,7 +416,7 @@ class Flattener:
         if command == "includeonly" and (match := NAME.match(text, pos)) is not None:
             self.only = {stem_of(name) for name in match[1].split(",")}
             return "", match.end()
-        if self.has_styles and command in (*PACKAGES, *CLASSES):
+        if command in LOADING:
             return self.load(command, text, start, pos, base, depth)
         return None
 
