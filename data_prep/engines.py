@@ -11,8 +11,8 @@ import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from data_prep.cli import UserError
 from data_prep.shards import Done, Job, Shard, process_shard
 
 ROOT = Path(__file__).resolve().parent.parent
-_stop: Event | None = None  # of a worker process: set when the driver is interrupted
+_stop: Any = None  # of a worker process: a shared byte, 1 when the driver is interrupted
 
 
 def run_shards(engine: str, num_workers: int, job: Job, shards: Sequence[Shard]) -> Generator[Done, None, None]:
@@ -32,11 +32,10 @@ def run_shards(engine: str, num_workers: int, job: Job, shards: Sequence[Shard])
     return over_processes(min(num_workers, len(shards)), job, shards)
 
 
-def start_worker(stop: Event) -> None:
-    """Prepare a worker: Ctrl-C is the driver's business, and a worker whose driver was killed goes, too."""
+def start_worker(stop: Any) -> None:
+    """Prepare a worker to stop when it is told, and to go when its driver was killed."""
     global _stop
     _stop = stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     driver = multiprocessing.parent_process()
     if driver is not None:
         threading.Thread(target=follow, args=(driver,), daemon=True).start()
@@ -48,16 +47,27 @@ def follow(driver: BaseProcess) -> None:
     os._exit(1)
 
 
+def start_forkserver() -> None:
+    """Start the process that workers come from, with Ctrl-C held off: it is the driver's business, in theirs from birth."""
+    resource_tracker.ensure_running()  # else started by the next line but one, which would let Ctrl-C in again
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def work(job: Job, shard: Shard) -> Done:
     """`process_shard` in a worker process, ready to stop between two papers."""
-    return process_shard(job, shard, _stop.is_set if _stop is not None else lambda: False)
+    return process_shard(job, shard, lambda: _stop.value != 0)
 
 
 def over_processes(num_workers: int, job: Job, shards: Sequence[Shard]) -> Generator[Done, None, None]:
     """Processes of this machine. A worker that dies (killed for its memory, say) ends the run with a sentence."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    stop = context.Event()
+    start_forkserver()
+    stop = context.RawValue("b", 0)  # no Event: its lock would stay with a worker that is killed while it looks
     with ProcessPoolExecutor(num_workers, mp_context=context, initializer=start_worker, initargs=(stop,)) as pool:
         try:
             for future in as_completed([pool.submit(work, job, shard) for shard in shards]):
@@ -68,7 +78,7 @@ def over_processes(num_workers: int, job: Job, shards: Sequence[Shard]) -> Gener
                 f"{max(num_workers // 2, 1)} needs half as much"
             ) from None
         finally:
-            stop.set()
+            stop.value = 1
             pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data_prep.archives import (
     TAR_BLOCK_BYTES,
@@ -185,10 +186,20 @@ class StageClock:
         self.last_s = now_s
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A paper that all stages kept: its record as a line, the characters of its text, and what is compared with other papers."""
+
+    line: bytes
+    num_chars: int
+    signature: np.void
+    leak_sample: NDArray[np.uint64]
+
+
 def judge(
     eprint: Eprint, paper: Paper | None, job: Job, benchmarks: BenchmarkIndex | None, clock: StageClock
-) -> Record | Rejection:
-    """All stages that look at one paper alone, in the order of the funnel: its record, or the first reason against it."""
+) -> Kept | Rejection:
+    """All stages that look at one paper alone, in the order of the funnel: the paper, or the first reason against it."""
     if paper is None:
         return Rejection("no-metadata", f"{eprint.id} is not in the metadata")
     if paper.rejection is not None:
@@ -209,7 +220,9 @@ def judge(
         clock.lap("benchmarks")
     if rejection is not None:
         return rejection
-    return {
+    signature, sample = sign(cleaned.text), leak_sample(cleaned.text)
+    clock.lap("sign")
+    record: Record = {
         "id": eprint.id,
         "version": eprint.version,
         "source": "arxiv",
@@ -224,11 +237,12 @@ def judge(
         "parts": cleaned.parts,
         "warnings": [*extracted.warnings, *cleaned.warnings],
     }
+    return Kept(json_line(record).encode(), len(cleaned.text), signature, sample)
 
 
 def judge_safely(
     eprint: Eprint, paper: Paper | None, job: Job, benchmarks: BenchmarkIndex | None, clock: StageClock
-) -> Record | Rejection:
+) -> Kept | Rejection:
     """`judge`, at the boundary that no paper's trouble crosses: a bug of ours costs one paper and is named in its reject."""
     try:
         return judge(eprint, paper, job, benchmarks, clock)
@@ -253,23 +267,20 @@ class ShardWriter:
         self.num_items = 0
         self.offsets = [0]
         self.signatures: list[np.void] = []
-        self.leaks: list[Any] = []
+        self.leaks: list[NDArray[np.uint64]] = []
 
-    def add(self, item: dict[str, Any], outcome: Record | Rejection, clock: StageClock) -> None:
-        """Write an e-print's line and, if it is kept, its record and signature."""
+    def add(self, item: dict[str, Any], outcome: Kept | Rejection) -> None:
+        """Write an e-print's line and, if it is kept, its record."""
         self.num_items += 1
         if isinstance(outcome, Rejection):
-            item |= {"reason": outcome.reason, "detail": outcome.detail}
+            item |= {"reason": outcome.reason, "detail": plain(outcome.detail)}
         else:
-            item["chars"] = len(outcome["text"])
-            self.signatures.append(sign(outcome["text"]))
-            self.leaks.append(leak_sample(outcome["text"]))
-            clock.lap("sign")
-            line = json_line(outcome).encode()
-            self.records.write(line)
-            self.offsets.append(self.offsets[-1] + len(line))
+            item["chars"] = outcome.num_chars
+            self.records.write(outcome.line)
+            self.offsets.append(self.offsets[-1] + len(outcome.line))
+            self.signatures.append(outcome.signature)
+            self.leaks.append(outcome.leak_sample)
         self.items.write(json_line(item))
-        clock.lap("write")
 
     def write_index(self, path: Path) -> None:
         """Where records lie (int64 [n + 1] bytes), their signatures [n], and their leak samples, joined, with offsets."""
@@ -283,6 +294,11 @@ class ShardWriter:
         )
 
 
+def plain(text: str) -> str:
+    """Text that can be written as UTF-8: names of files and members may hold bytes that are none, which become \\udcff."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def item_line(eprint: Eprint, shard: Shard, paper: Paper | None) -> dict[str, Any]:
     """What is told of every e-print: id, version, where it lies (file, or tar and member), bytes, category and year."""
     place = Path(eprint.name)
@@ -291,9 +307,9 @@ def item_line(eprint: Eprint, shard: Shard, paper: Paper | None) -> dict[str, An
             place = place.relative_to(source.parent)
             break
     return {
-        "id": eprint.id,
+        "id": plain(eprint.id),
         "version": eprint.version,
-        "name": place.as_posix(),
+        "name": plain(place.as_posix()),
         "bytes": len(eprint.data),
         "year": paper.year if paper else None,
         "category": paper.categories[0] if paper and paper.categories else None,
@@ -320,12 +336,13 @@ def judge_all(job: Job, shard: Shard, writer: ShardWriter, clock: StageClock, sh
             break
         if isinstance(item, BrokenSource):
             is_whole = False
-            writer.add(broken_line(item), Rejection("corrupt-archive", item.detail), clock)
+            writer.add(broken_line(item), Rejection("corrupt-archive", item.detail))
             continue
         paper = index.find(item.id)
         clock.lap("metadata")
         outcome = judge_safely(item, paper, job, benchmarks, clock)
-        writer.add(item_line(item, shard, paper), outcome, clock)
+        writer.add(item_line(item, shard, paper), outcome)
+        clock.lap("write")
     expected = sum(count_items(source) if shard.is_bulk else 1 for source in shard.sources)
     if is_whole and writer.num_items < expected:
         raise RuntimeError(f"{shard.name} holds {expected} archives, {writer.num_items} were read: papers were lost")
@@ -334,7 +351,7 @@ def judge_all(job: Job, shard: Shard, writer: ShardWriter, clock: StageClock, sh
 
 def broken_line(broken: BrokenSource) -> dict[str, Any]:
     """What is told of the rest of a bulk tar that cannot be read to its end."""
-    name = Path(broken.path).name
+    name = plain(Path(broken.path).name)
     return {"id": name, "version": None, "name": name, "bytes": 0, "year": None, "category": None, "num_versions": None}
 
 

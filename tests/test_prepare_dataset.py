@@ -328,6 +328,14 @@ def test_our_bug_costs_one_paper_and_is_told(
     assert "1 e-prints met a bug of ours, for example 1501.00001: ZeroDivisionError" in capsys.readouterr().err
 
 
+def test_a_file_name_that_is_no_text_is_told_as_it_can_be(arxiv: Arxiv) -> None:
+    arxiv.fill(1)
+    Path(os.fsdecode(os.fsencode(arxiv.sources) + b"/caf\xe9.gz")).write_bytes(gzip.compress(tex(1)))
+    arxiv.prepare()
+    (reject,) = lines(arxiv.out / "rejects.jsonl")
+    assert (reject["name"], reject["reason"]) == ("caf\\udce9.gz", "no-metadata")
+
+
 def test_a_reader_that_loses_archives_fails_the_run(arxiv: Arxiv, monkeypatch: pytest.MonkeyPatch) -> None:
     arxiv.fill(3)
     read = shards.iter_eprints
@@ -536,7 +544,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(arxiv: Arxiv) -> None:
     arxiv.fill(120)
     child = start(arxiv)
     wait_for(arxiv.out, "shards/*/items.jsonl", child)
-    child.send_signal(signal.SIGINT)
+    os.killpg(child.pid, signal.SIGINT)  # as a terminal does: driver and workers
     _, errors = child.communicate(timeout=60)
     assert child.returncode == 130, errors
     assert errors.splitlines()[-1] == "prepare_dataset.py: interrupted; the same command goes on"
