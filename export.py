@@ -26,14 +26,16 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.cli import Parser, Progress, UserError, atomic_write, run
+from data_prep.cli import Parser, Progress, UserError, atomic_write, need_file, run
 from data_prep.records import read_jsonl, training_text
-from generate import END_OF_TURN, check_checkpoint, load_checkpoint, read_config
+from data_prep.token_files import TokenFile, open_split
+from evaluate import weights_sha256
+from generate import END_OF_TURN, check_checkpoint, load_checkpoint, read_config, training_facts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,6 +81,7 @@ HARD_TEXTS = (
     "https://arxiv.org/abs/2401.00001v2",
     "%$#&_{}~^\\\\",
 )
+CURVE = "loss.png"
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json")
 MLX_GROUP = 64  # weights that share a scale when MLX quantizes: its default
 # The scales of quantized weights: in bfloat16 they cost ten times what 8 bits do (0.0164 against 0.0027; docs/LOG.md, 2026-11-21).
@@ -554,6 +557,235 @@ def export_mlx(flags: Any) -> int:
     return 0
 
 
+# --- the hub ---
+
+NEEDED_FACTS = ("seq_len", "num_tokens", "num_steps", "val_loss", "hours", "num_gpus", "device", "seed")
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a run and its data wrote about themselves, checked against each other.
+
+    `manifests` and `files` go by dataset folder: manifest.json, and the packed training tokens with their headers.
+    """
+
+    config: dict[str, Any]
+    facts: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    manifests: dict[Path, dict[str, Any]]
+    files: list[TokenFile]
+    evaluation: dict[str, Any]
+    num_parameters: int
+
+
+def read_records(model: Path, metrics: Path, datasets: Sequence[Path], evaluation: Path) -> Records:
+    """Read the records; a UserError names the first that is missing or that does not belong to the others."""
+    config = check_checkpoint(model, model)
+    facts = training_facts(model)
+    if absent := [key for key in NEEDED_FACTS if facts.get(key) is None]:
+        raise UserError(
+            f"{model / 'training.json'} does not say {', '.join(absent)}; publish the folder that train.py wrote"
+        )
+    lines = list(read_jsonl(need_file(metrics, "the run's metrics")))
+    last_step = max((line["step"] for line in lines), default=0)
+    if last_step != facts["num_steps"]:
+        raise UserError(
+            f"{metrics} ends at step {last_step:,}, the model is of step {facts['num_steps']:,}; give its own metrics.jsonl"
+        )
+    manifests = {}
+    for dataset in datasets:
+        path = need_file(dataset / "manifest.json", "the account of the data")
+        manifests[dataset] = manifest = json.loads(path.read_text(encoding="utf-8"))
+        papers = manifest["papers"]
+        if papers["in"] != papers["kept"] + papers["rejected"]:
+            raise UserError(
+                f"{path}: {papers['in']:,} in are not {papers['kept']:,} kept + {papers['rejected']:,} rejected"
+            )
+    files = [file for dataset in datasets for file in open_split(dataset, "train", tokenizer=model)]
+    result = json.loads(need_file(evaluation, "the evaluation").read_text(encoding="utf-8"))
+    if result.get("weights_sha256") != (own := weights_sha256(model)):
+        seen = str(result.get("weights_sha256"))[:12]
+        raise UserError(
+            f"{evaluation} is of the weights {seen}, {model} has {own[:12]}; run evaluate.py perplexity --out again"
+        )
+    return Records(config, facts, lines, manifests, files, result, count_parameters(model, config))
+
+
+def count_parameters(folder: Path, config: Mapping[str, Any]) -> int:
+    """The entries of all tensors of a checkpoint."""
+    return sum(math.prod(shape) for shape in tensor_shapes(tensor_places(folder, config["num_hidden_layers"])))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; whole numbers get their commas."""
+    lines = [
+        head,
+        ["---"] * len(head),
+        *([f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows),
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def card_front(name: str, licence: str, records: Records) -> str:
+    """The card's front matter, title and first sentence."""
+    facts = records.facts
+    return f"""---
+license: {licence}
+language: en
+library_name: transformers
+pipeline_tag: text-generation
+tags: [mathematics, physics, latex, arxiv]
+---
+
+# {name}
+
+A Llama model of {records.num_parameters:,} parameters (counted), trained from random weights on {facts["num_tokens"]:,} tokens of scientific LaTeX.
+On text that training never saw it needs {records.evaluation["tables"]["all"][0]["bits_per_byte"]:.4f} bits per byte.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoModelForCausalLM.from_pretrained("{name}")
+prompt = tokenizer("Let $p$ be a prime number. Then", return_tensors="pt")
+print(tokenizer.decode(model.generate(**prompt, max_new_tokens=60)[0]))
+```
+"""
+
+
+def card_model(records: Records) -> str:
+    """The architecture, from config.json."""
+    config = records.config
+    names = {
+        "num_hidden_layers": "layers",
+        "hidden_size": "hidden size",
+        "intermediate_size": "feed-forward size",
+        "num_attention_heads": "query heads",
+        "num_key_value_heads": "key and value heads",
+        "vocab_size": "rows of the embedding",
+        "max_position_embeddings": "positions",
+    }
+    return "## Model\n\n" + table(["", ""], [(label, config[key]) for key, label in names.items()])
+
+
+def card_data(records: Records) -> str:
+    """What was read, and what became of what was not."""
+    sources = [
+        (file.source, file.header.num_documents, file.header.num_tokens, file.header.num_text_bytes)
+        for file in records.files
+    ]
+    text = "## Data\n\n" + table(["source", "documents", "tokens", "bytes of text"], sources)
+    passes = records.facts["num_tokens"] / max(sum(file.header.num_tokens for file in records.files), 1)
+    text += f"\nThe {records.facts['num_tokens']:,} tokens of training are {passes:.2f} passes over these.\n"
+    for dataset, manifest in records.manifests.items():
+        papers = manifest["papers"]
+        text += (
+            f"\n{dataset.name}: {papers['in']:,} e-prints in = {papers['kept']:,} kept + {papers['rejected']:,} rejected; "
+            f"of the kept {papers['train']:,} train and {papers['val']:,} validate.\n\n"
+        )
+        rows = [
+            (
+                row["stage"],
+                row["in"],
+                ", ".join(f"{reason} {count:,}" for reason, count in row["dropped"].items()) or "-",
+                row["left"],
+            )
+            for row in manifest.get("funnel", [])
+        ]
+        text += table(["stage", "in", "dropped", "left"], rows)
+        if leak := manifest.get("leak_check"):
+            text += f"\n{leak[0].upper()}{leak[1:]}.\n"
+    return text
+
+
+def card_training(records: Records) -> str:
+    """How it was trained, with the picture of the loss."""
+    facts = records.facts
+    return (
+        f"## Training\n\n{facts['num_steps']:,} steps, {facts['num_tokens']:,} tokens in sequences of {facts['seq_len']:,}, seed {facts['seed']}; "
+        f"{facts['hours']:,.2f} hours on {facts['num_gpus']} x {facts['device']}. Loss on validation at the end: {facts['val_loss']:.4f} nats a token.\n\n"
+        f"![Loss by tokens]({CURVE})\n"
+    )
+
+
+def card_evaluation(records: Records) -> str:
+    """The tables of evaluate.py perplexity."""
+    result = records.evaluation
+    rows = []
+    for name, lines in result["tables"].items():
+        for line in lines:
+            ends = "-" if line["interval"] is None else "[{:.4f}, {:.4f}]".format(*line["interval"])
+            rows.append(
+                (
+                    name,
+                    line["name"],
+                    f"{line['bits_per_byte']:.4f}",
+                    ends,
+                    f"{line['token_perplexity']:,.2f}",
+                    line["num_documents"],
+                )
+            )
+    head = ["table", "part", "bits per byte", "95% interval", "token perplexity", "documents"]
+    return (
+        f"## Evaluation\n\nSliding windows of {result['context_tokens']:,} tokens, every byte predicted once; intervals by drawing documents "
+        "anew. Token perplexity depends on the tokenizer: compare models by bits per byte.\n\n" + table(head, rows)
+    )
+
+
+def card_limits(records: Records) -> str:
+    """What a user must know before trusting the model."""
+    facts, positions = records.facts, records.config["max_position_embeddings"]
+    limits = [
+        "It goes on with text; it was not trained to follow instructions, and nothing was done to make its answers safe."
+        if not facts.get("post_training")
+        else "It was trained to answer; nothing was done to make its answers safe.",
+        "What it writes looks like mathematics and need not be true: check every step.",
+        "It read scientific English; other languages and everyday subjects are foreign to it.",
+        "The texts keep their authors' licences, which each record of the data names.",
+    ]
+    if facts["seq_len"] < positions:
+        limits.append(
+            f"Training showed it {facts['seq_len']:,} tokens at once; the positions up to {positions:,} are untrained."
+        )
+    return "## Limitations\n\n" + "".join(f"- {one}\n" for one in limits)
+
+
+def draw_curve(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Loss on train and val by tokens, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for kind, style in (("train", "-"), ("val", "o-")):
+        points = [(line["tokens"], line["loss"]) for line in metrics if line.get("kind") == kind]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=kind, linewidth=1, markersize=3)
+    axes.set(xlabel="tokens", ylabel="loss, nats a token")
+    axes.legend()
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def export_hub(flags: Any) -> int:
+    """The subcommand: check the records, then write model, tokenizer, card and picture."""
+    need_package("matplotlib", "matplotlib")
+    metrics = flags.metrics or flags.model.parent / "metrics.jsonl"
+    records = read_records(flags.model, metrics, flags.dataset, flags.evaluation)
+    name = flags.name or flags.out.name
+    parts = [card_front(name, flags.licence, records), card_model(records), card_data(records)]
+    parts += [card_training(records), card_evaluation(records), card_limits(records)]
+    with new_folder(flags.out) as partial:
+        write_portable(flags.model, partial)
+        shutil.copyfile(flags.model / "training.json", partial / "training.json")
+        draw_curve(records.metrics, partial / CURVE)
+        with atomic_write(partial / "README.md") as file:
+            file.write("\n".join(parts))
+    print(flags.out)
+    return 0
+
+
 def add_judged(words: Parser) -> None:
     """The flags of an export that a judge looks at."""
     words.add_argument(
@@ -588,6 +820,21 @@ def parser() -> Parser:
     two.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
     two.add_argument("--bits", type=int, choices=[4, 8], help="quantize the matrices (default: bfloat16)")
     two.set_defaults(work=export_mlx)
+    three = commands.add_parser("hub", help="a folder with a model card, to publish", description=__doc__)
+    three.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="Hugging Face folder, say runs/pretrain/hf"
+    )
+    three.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
+    three.add_argument(
+        "--dataset", type=Path, required=True, nargs="+", metavar="DIR", help="each dataset that it read"
+    )
+    three.add_argument("--evaluation", type=Path, required=True, metavar="FILE", help="of evaluate.py perplexity --out")
+    three.add_argument("--licence", required=True, help="of the weights, as the hub names it, say apache-2.0")
+    three.add_argument(
+        "--metrics", type=Path, metavar="FILE", help="the run's (default: metrics.jsonl beside the model)"
+    )
+    three.add_argument("--name", help="the model's name on the card (default: the folder's)")
+    three.set_defaults(work=export_hub)
     return words
 
 

@@ -1,6 +1,7 @@
 """export.py: that an export is the model it came from, in the runtime it is for, and that one that is not is deleted."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import evaluate
 import export
+from data_prep import pack_tokens
 from data_prep.cli import UserError
+from generate import load_checkpoint
 from tests.conftest import run_command
 from tests.tiny_checkpoint import ANSWER, CONVERSATION, QUESTION, tiny_checkpoint, write_dataset
 
@@ -225,6 +229,103 @@ def test_an_mlx_export_that_is_not_the_model_is_deleted(tmp_path: Path, monkeypa
 def test_a_folder_that_exists_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists already"), export.new_folder(tmp_path):
         pytest.fail("the block must not run")
+
+
+# --- the hub ---
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run's folder: hf/ with training.json, metrics.jsonl, dataset/ with manifest and tokens, val.json of evaluate.py."""
+    model = copy_of_checkpoint(tmp_path)
+    dataset = tmp_path / "dataset"
+    dataset.mkdir()
+    write_dataset(dataset)
+    papers = {"in": 6, "kept": 4, "train": 4, "val": 4, "rejected": 2}
+    funnel = [{"stage": "metadata", "in": 6, "dropped": {"category": 2}, "left": 4, "bytes_left": 900}]
+    (dataset / "manifest.json").write_text(json.dumps({"papers": papers, "funnel": funnel}))
+    pack_tokens.main(["--dataset", str(dataset), "--tokenizer", str(model)])
+    facts = {"seq_len": 64, "num_tokens": 1234567, "num_steps": 60, "val_loss": 1.5, "hours": 2.0, "num_gpus": 1}
+    facts |= {"device": "cpu", "seed": 0, "tokenizer_fingerprint": pack_tokens.tokenizer_fingerprint(model)[:12]}
+    (model / "training.json").write_text(json.dumps(facts))
+    lines = [{"kind": "train", "step": step, "loss": 9 / step, "tokens": 100 * step} for step in (20, 40, 60)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ["--model", str(model), "--dataset", str(dataset), "--out", str(tmp_path / "val.json")]
+    evaluate.main(["perplexity", *words])
+    return tmp_path
+
+
+def export_hub(run: Path) -> Path:
+    out = run / "published"
+    words = ["--model", run / "hf", "--dataset", run / "dataset", "--evaluation", run / "val.json", "--out", out]
+    export.main(["hub", *map(str, words), "--licence", "mit", "--name", "Tiny"])
+    return out
+
+
+def test_the_card_says_what_the_records_say(run: Path) -> None:
+    need("matplotlib")
+    out = export_hub(run)
+    card = (out / "README.md").read_text()
+    result = json.loads((run / "val.json").read_text())
+    num_parameters = sum(parameter.numel() for parameter in load_checkpoint(out)[0].parameters())
+    for fact in (
+        "license: mit",
+        f"{num_parameters:,} parameters",
+        "1,234,567 tokens",
+        f"{result['tables']['all'][0]['bits_per_byte']:.4f} bits per byte",
+        "6 e-prints in = 4 kept + 2 rejected",
+        "| metadata | 6 | category 2 | 4 |",
+        "2.00 hours on 1 x cpu",
+        "64 tokens at once; the positions up to 128 are untrained",
+    ):
+        assert fact in card
+    assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(run.glob("*.partial"))
+
+
+def test_the_published_model_loads_with_nothing_else(run: Path) -> None:
+    need("matplotlib")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    out = export_hub(run)
+    shutil.rmtree(run / "hf")
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    model = AutoModelForCausalLM.from_pretrained(out)
+    ids = tokenizer.apply_chat_template(CONVERSATION[:1], add_generation_prompt=True, return_tensors="pt")
+    reply = model.generate(**ids, max_new_tokens=60, do_sample=False)[0, ids["input_ids"].shape[1] :]
+    assert tokenizer.decode(reply, skip_special_tokens=True) == ANSWER
+
+
+def edit_json(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda run: (run / "hf" / "training.json").unlink(), "does not say seq_len"),
+        (lambda run: edit_json(run / "hf" / "training.json", num_steps=80), "ends at step 60, the model is of step 80"),
+        (lambda run: (run / "metrics.jsonl").unlink(), "the run's metrics"),
+        (lambda run: (run / "dataset" / "manifest.json").unlink(), "the account of the data"),
+        (
+            lambda run: edit_json(run / "dataset" / "manifest.json", papers={"in": 7, "kept": 4, "rejected": 2}),
+            "7 in are not 4 kept + 2 rejected",
+        ),
+        (lambda run: shutil.rmtree(run / "dataset" / "tokens"), "holds no packed tokens"),
+        (lambda run: edit_json(run / "val.json", weights_sha256="0" * 64), "is of the weights 000000000000"),
+        (lambda run: (run / "published").mkdir(), "exists already"),
+    ],
+)
+def test_what_it_cannot_account_for_it_does_not_publish(
+    run: Path, change: Callable[[Path], object], message: str
+) -> None:
+    need("matplotlib")
+    change(run)
+    before = sorted(run.iterdir())
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        export_hub(run)
+    assert "\n" not in str(error.value)
+    assert sorted(run.iterdir()) == before
 
 
 # --- the parts ---
