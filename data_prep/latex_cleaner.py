@@ -26,7 +26,8 @@ from typing import Any, NamedTuple
 from unicodedata import normalize
 
 from data_prep.cli import Parser, Progress, UserError, atomic_write, need_file, run
-from data_prep.latex_macros import Expander, Source, backslashes_before, skip_blanks, strip_comments, verb_end
+from data_prep.latex_macros import Expander
+from data_prep.latex_source import Source, skip_blanks, strip_comments, verb_end
 from data_prep.latex_tables import (
     ACCENTS,
     ALGORITHMS,
@@ -140,7 +141,6 @@ class Cleaner:
         self.explain = explain
         self.out: list[str] = []
         self.nesting = 0
-        self.missing: dict[str, int] = {}  # a closing mark -> from here on the text holds none
         self.title = ""
         self.abstract = ""
         self.captions: list[str] = []
@@ -201,6 +201,11 @@ class Cleaner:
         if self.text[pos : pos + 1] == "[" and (found := UNKNOWN_OPTION_IS_LAYOUT.match(self.text, pos, pos + 300)):
             return found.end()
         return pos
+
+    def next_char(self, pos: int) -> str:
+        """The next character that is no white space, '' at the end."""
+        start = skip_blanks(self.text, pos)
+        return self.text[start : start + 1]
 
     def after_word(self, pos: int) -> int:
         """The place behind the blanks after a control word that went; they stay where two words would become one."""
@@ -288,7 +293,7 @@ class Cleaner:
 
     def heading(self, name: str, start: int, pos: int) -> int:
         """A heading of plain TeX or another class: with an argument in braces it becomes a \\section, else its name goes."""
-        if self.text[skip_blanks(self.text, pos) :][:1] == "{":
+        if self.next_char(pos) == "{":
             return self.section(name, start, pos)
         closing = self.text.find("\\end" + name, pos, pos + 500)
         if closing < 0 or self.nesting >= MAX_NESTING:
@@ -421,7 +426,7 @@ class Cleaner:
         """\\title{…} goes to `title`."""
         after = self.skip("*o", pos)
         closing = self.text.find("\\end" + name, after, after + 2000)
-        if self.text[skip_blanks(self.text, after) :][:1] != "{":
+        if self.next_char(after) != "{":
             if closing >= 0 and self.nesting < MAX_NESTING and not self.title:
                 self.nesting += 1
                 self.title = " ".join(self.prose(after, closing).split())
@@ -436,7 +441,7 @@ class Cleaner:
 
     def abstract_(self, name: str, start: int, pos: int) -> int:
         """\\abstract{…} becomes the environment; \\abstract … \\endabstract too."""
-        found = self.group(pos) if self.text[skip_blanks(self.text, pos) :][:1] == "{" else None
+        found = self.group(pos) if self.next_char(pos) == "{" else None
         if found is not None:
             if found[0].strip():
                 self.out.append("\\begin{abstract}\n" + found[0].strip() + "\n\\end{abstract}")
@@ -447,13 +452,7 @@ class Cleaner:
         """A picture from a file."""
         pos = self.skip("*", pos)
         found = GRAPHICS_FILE.match(self.text, pos)
-        pos = (
-            self.skip("oom", pos)
-            if self.text[skip_blanks(self.text, pos) :][:1] == "["
-            else found.end()
-            if found
-            else pos
-        )
+        pos = self.skip("oom", pos) if self.next_char(pos) == "[" else found.end() if found else pos
         self.note(f"graphics \\{name}", start, pos)
         return pos
 
@@ -576,17 +575,7 @@ class Cleaner:
 
     def environment_end(self, name: str, pos: int) -> int:
         """The place after the next \\end{name}, or -1."""
-        return self.closing("\\end{" + name + "}", pos)
-
-    def closing(self, mark: str, pos: int) -> int:
-        """The place after the next `mark`, or -1; that there is none is remembered."""
-        if pos >= self.missing.get(mark, len(self.text) + 1):
-            return -1
-        found = self.text.find(mark, pos)
-        if found < 0:
-            self.missing[mark] = pos
-            return -1
-        return found + len(mark)
+        return self.source.closing("\\end{" + name + "}", pos)
 
     def removed(self, name: str, start: int, pos: int) -> int:
         """A float, drawing or list of references goes as a whole; one that does not end loses only its tag."""
@@ -628,12 +617,12 @@ class Cleaner:
         """`text[start]` is a $ that opens mathematics, or a stray one that goes."""
         text = self.text
         if text.startswith("$$", start):
-            end = self.unescaped("$$", start + 2)
+            end = self.source.unescaped("$$", start + 2)
             if end < 0 or end > limit:
                 return start + 2
             self.emit("$$", text[start + 2 : end], "$$")
             return end + 2
-        end = self.unescaped("$", start + 1)
+        end = self.source.unescaped("$", start + 1)
         if end < 0 or end >= limit:
             self.warnings.add("a $ has no partner")
             return start + 1
@@ -647,34 +636,20 @@ class Cleaner:
         self.emit("$", inner, "$")
         return end + 1
 
-    def unescaped(self, mark: str, pos: int) -> int:
-        """Where the next `mark` stands that no backslash escapes, or -1."""
-        while (end := self.closing(mark, pos)) >= 0:
-            found = end - len(mark)
-            if self.text[found - 1] != "\\" or backslashes_before(self.text, found) % 2 == 0:
-                return found
-            pos = found + 1
-        return -1
-
     def balanced_dollar(self, pos: int, limit: int, fallback: int) -> int:
         """The first $ outside braces from `pos` on, so that `$a \\mbox{if $b$}$` is one formula; else `fallback`."""
-        depth = 0
-        for match in MATH_TOKEN.finditer(self.text, pos, limit):
-            char = match[0]
-            if char == "{":
-                depth += 1
-            elif char == "}":
-                depth -= 1
-                if depth < 0:
-                    return fallback
-            elif char == "$" and depth == 0:
+        while match := MATH_TOKEN.search(self.text, pos, limit):
+            pos = match.end()
+            if match[0] == "$":
                 return match.start()
+            if match[0] == "}" or (match[0] == "{" and (pos := self.source.group_end(match.start())) < 0):
+                return fallback
         return fallback
 
     def bracket_math(self, name: str, start: int, pos: int) -> int:
         """\\[ … \\] and \\( … \\)."""
         close = "\\]" if name == "[" else "\\)"
-        end = self.unescaped(close, pos)
+        end = self.source.unescaped(close, pos)
         if end < 0:
             return pos
         self.emit("\\" + name, self.text[pos:end], close)

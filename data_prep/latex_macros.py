@@ -1,20 +1,32 @@
-"""What TeX does before it typesets: comments go, definitions are learned, conditionals decided, authors' macros expanded.
+"""What TeX does before it typesets: definitions are learned, conditionals decided, authors' macros expanded.
 
-In: one flattened LaTeX source. Out: LaTeX that uses no macro of its author, for latex_cleaner.py to read.
+In: one flattened LaTeX source without comments. Out: LaTeX that uses no macro of its author, for latex_cleaner.py to read.
 
-Nothing here raises on any input, and time is linear in the length of the source: groups and conditionals that stay open
-are looked up in a table that is made once, and expansion has a budget (`EXPANSION_FACTOR`, `MAX_DEPTH`).
+Nothing here raises on any input, and time is linear in the length of the source: expansion has a budget
+(`EXPANSION_FACTOR`, `MAX_DEPTH`). What is not done: a macro that is a program (it tests, assigns or looks ahead) is not run; its
+name stays where it is used. Definitions hold from where they stand to the end, whatever group they stand in.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from data_prep.latex_source import (
+    CONTROL,
+    NEAR_CHARS,
+    SCAN_CHARS,
+    Source,
+    delimited_end,
+    glue,
+    read_argument,
+    read_option,
+    skip_blanks,
+    verb_end,
+)
 from data_prep.latex_tables import (
     ARGUMENT_TAKERS,
     CONDITIONALS,
     MATH_ENVIRONMENTS,
-    NOT_CONDITIONALS,
     PACKAGE_FLAGS,
     PROTECTED,
     RAW_ENVIRONMENTS,
@@ -27,24 +39,8 @@ EXPANSION_FLOOR_CHARS = 200_000  # and what a short source may write in any case
 EXPANSION_CEILING_CHARS = 30_000_000  # and what no source may pass (arXiv's largest paper has 5 MB of TeX)
 MAX_DEPTH = 40  # macros within macros; a chain that is longer calls itself
 MAX_PARAMETER_CHARS = 400  # of the parameter text of a \def
-NEAR_CHARS = 2_000  # a group this short is matched by one regular expression
-SCAN_CHARS = 20_000  # a longer one is counted up to here, then looked up in a table of all groups
 
-CONTROL = re.compile(r"\\([A-Za-z@]+|[\s\S])")  # in macros, packages and behind \makeatletter
 CONTROL_IN_TEXT = re.compile(r"\\([A-Za-z]+|[\s\S])")  # elsewhere @ is no letter
-GROUP = re.compile(r"\{[^{}\\]*(?:(?:\\[\s\S]|\{[^{}\\]*(?:\\[\s\S][^{}\\]*)*\})[^{}\\]*)*\}")
-BRACE = re.compile(r"[{}]|\\[\s\S]")
-OPTION = re.compile(
-    r"\[[^][{}\\]*(?:(?:\\[\s\S]|\{[^{}\\]*(?:(?:\\[\s\S]|\{[^{}\\]*(?:\\[\s\S][^{}\\]*)*\})[^{}\\]*)*\}|\[[^][{}\\]*\])[^][{}\\]*)*\]"
-)
-BLANKS = re.compile(r"\s*")
-CONDITIONAL = re.compile(r"\\(?:(if[A-Za-z@]*)|(else|or)|(fi))(?![A-Za-z@])")
-RAW_BEGIN = re.compile(r"\\begin\s*\{(" + "|".join(map(re.escape, sorted(RAW_ENVIRONMENTS))) + r")\}")
-PERCENT = re.compile("%")
-COMMENT_OR_RAW = re.compile(r"%|" + RAW_BEGIN.pattern)
-COMMENT_LINES = re.compile(r"(?:[ \t]*%[^\n]*(?:\n|$))*")
-URL_ON_LINE = re.compile(r"\\(?:url|path|href|nolinkurl|burl|doi)\s*(?:\[[^]\n]*\]\s*)?\{([^{}\n]*)$")
-VERB_ON_LINE = re.compile(r"\\(?:verb|lstinline)\*?([^A-Za-z\s*])")
 PROGRAM = re.compile(
     r"\\(?:def|gdef|edef|xdef|let|else|fi|expandafter|csname|newcommand|renewcommand|futurelet|relax|setlength|addtolength"
     r"|advance|if(?!f(?![A-Za-z])|mmode)[A-Za-z@]+|@[A-Za-z@]+|begingroup|global|catcode)(?![A-Za-z@])"
@@ -54,205 +50,6 @@ CLOSED = frozenset("{}()[]^_$,.;:=+-*/|<>!&0123456789")  # behind these a macro 
 PARAMETER = re.compile(r"#(#|\d)")
 FRONT_MATTER = frozenset(("title", "abstract", "author", "icmltitle"))
 DOCUMENT = re.compile(r"\\begin\s*\{\s*document\s*\}")
-
-
-class Source:
-    """One text and where its groups, conditionals and brackets end. Every question costs amortised constant time."""
-
-    __slots__ = ("_conditionals", "_groups", "_lost_brackets", "text")
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self._groups: dict[int, int] | None = None
-        self._conditionals: dict[int, tuple[int, int, int]] | None = None
-        self._lost_brackets = 0
-
-    def group_end(self, pos: int) -> int:
-        """`text[pos]` is `{`: the place after its `}`, or -1."""
-        text = self.text
-        if self._groups is None:
-            if match := GROUP.match(text, pos, pos + NEAR_CHARS):
-                return match.end()
-            depth, limit = 0, min(len(text), pos + SCAN_CHARS)
-            for match in BRACE.finditer(text, pos, limit):
-                char = match[0]
-                if char == "{":
-                    depth += 1
-                elif char == "}":
-                    depth -= 1
-                    if depth == 0:
-                        return match.end()
-            self._groups = brace_pairs(text)
-        return self._groups.get(pos, -1)
-
-    def option_end(self, pos: int) -> int:
-        """`text[pos]` is `[`: the place after its `]`, or -1; an option is shorter than NEAR_CHARS."""
-        match = OPTION.match(self.text, pos, pos + NEAR_CHARS)
-        return match.end() if match else -1
-
-    def conditional_end(self, pos: int) -> tuple[int, int, int]:
-        """A conditional's `\\if…` starts at `pos`: (start of its \\else or -1, end of that \\else, end of its \\fi); fi is -1 if open."""
-        if self._conditionals is None:
-            self._conditionals = conditional_pairs(self.text)
-        return self._conditionals.get(pos, (-1, -1, -1))
-
-
-def brace_pairs(text: str) -> dict[int, int]:
-    """Every `{` that is closed -> the place after its `}`."""
-    pairs: dict[int, int] = {}
-    stack: list[int] = []
-    for match in BRACE.finditer(text):
-        if match[0] == "{":
-            stack.append(match.start())
-        elif match[0] == "}" and stack:
-            pairs[stack.pop()] = match.end()
-    return pairs
-
-
-def conditional_pairs(text: str) -> dict[int, tuple[int, int, int]]:
-    """Every `\\if…` that is closed -> (start of its \\else or -1, end of that \\else, end of its \\fi)."""
-    pairs: dict[int, tuple[int, int, int]] = {}
-    stack: list[tuple[int, int, int]] = []
-    for match in CONDITIONAL.finditer(text):
-        if match.start() and text[match.start() - 1] == "\\" and backslashes_before(text, match.start()) % 2:
-            continue
-        if match[1]:
-            if match[1] not in NOT_CONDITIONALS:
-                stack.append((match.start(), -1, -1))
-        elif not stack:
-            continue
-        elif match[2]:
-            start, found, end = stack[-1]
-            if found < 0:
-                stack[-1] = (start, match.start(), match.end())
-        else:
-            start, found, end = stack.pop()
-            pairs[start] = (found, end, match.end())
-    return pairs
-
-
-def backslashes_before(text: str, pos: int) -> int:
-    """How many backslashes stand directly before `pos`: an odd number escapes what is there."""
-    start = pos
-    while start and text[start - 1] == "\\":
-        start -= 1
-    return pos - start
-
-
-def skip_blanks(text: str, pos: int) -> int:
-    """The next place that holds no white space."""
-    match = BLANKS.match(text, pos)
-    return match.end() if match else pos
-
-
-def read_argument(source: Source, pos: int) -> tuple[str | None, int]:
-    """TeX's undelimited argument at `pos`, without its braces, and the place after it; (None, pos) where none is."""
-    text = source.text
-    start = pos if text[pos : pos + 1] == "{" else skip_blanks(text, pos)
-    char = text[start : start + 1]
-    if char == "{":
-        end = source.group_end(start)
-        return (text[start + 1 : end - 1], end) if end > 0 else (None, pos)
-    if char == "\\":
-        match = CONTROL.match(text, start)
-        return (match[0], match.end()) if match else (None, pos)
-    return (None, pos) if char in ("}", "") else (char, start + 1)
-
-
-def read_option(source: Source, pos: int) -> tuple[str | None, int]:
-    """An optional argument `[…]` at `pos`, without its brackets; (None, pos) where none is."""
-    start = skip_blanks(source.text, pos)
-    if source.text[start : start + 1] != "[":
-        return None, pos
-    end = source.option_end(start)
-    return (source.text[start + 1 : end - 1], end) if end > 0 else (None, pos)
-
-
-def glue(left: str, right: str) -> str:
-    """`right`, behind a blank where it would lengthen a control word that `left` ends in."""
-    if right[:1].isalpha() and right[0].isascii():
-        tail = left[left.rfind("\\", max(0, len(left) - 40)) + 1 :] if "\\" in left[-40:] else ""
-        if tail and tail.isascii() and tail.replace("@", "a").isalpha():
-            return " " + right
-    return right
-
-
-# ---------------------------------------------------------------- comments
-
-
-def strip_comments(text: str, places: list[tuple[int, int]] | None = None) -> str:
-    """The text as TeX sees it: `%` to the end of its line and the next line's blanks go; verbatim and URLs stay whole.
-
-    A line that is only a comment goes with its newline; a blank line behind a comment still ends the paragraph. The
-    comment environment goes. `places` receives (offset in the result, offset in `text`) wherever something was left out.
-    """
-    raw = any(
-        name in text for name in ("verb", "listing", "comment", "minted", "filecontents", "alltt", "asy", "pycode")
-    )
-    pattern = COMMENT_OR_RAW if raw else re.compile("%")
-    out: list[str] = []
-    size = pos = 0
-    while match := pattern.search(text, pos):
-        start = match.start()
-        if text[start] == "\\":
-            name = match[1]
-            close = text.find("\\end{" + name + "}", match.end())
-            if name in SKIPPED_ENVIRONMENTS:
-                out.append(text[pos:start])
-                size += start - pos
-                pos = len(text) if close < 0 else close + len(name) + 6
-                if places is not None:
-                    places.append((size, pos))
-            else:
-                close = match.end() if close < 0 else close
-                out.append(text[pos:close])
-                size += close - pos
-                pos = close
-            continue
-        line = text.rfind("\n", pos, start) + 1 or pos
-        end = text.find("\n", start) + 1 or len(text)
-        before = text[line:start]
-        if (not before or before.isspace()) and (line > pos or pos == 0 or text[pos - 1] == "\n"):
-            piece = text[pos:line]
-            end = COMMENT_LINES.match(text, end).end()  # type: ignore[union-attr]
-        elif "\\" in before and (backslashes_before(text, start) % 2 or protected_percent(text, line, start)):
-            out.append(text[pos : start + 1])
-            size += start + 1 - pos
-            pos = start + 1
-            continue
-        else:
-            piece = text[pos:start]
-            while text[end : end + 1] in (" ", "\t"):
-                end += 1
-            if text[end : end + 1] == "\n":
-                piece += "\n"
-        out.append(piece)
-        size += len(piece)
-        pos = end
-        if places is not None:
-            places.append((size, pos))
-    out.append(text[pos:])
-    return "".join(out)
-
-
-def protected_percent(text: str, line: int, pos: int) -> bool:
-    """Whether the `%` at `pos` stands within \\url{…} or \\verb|…| of the line that starts at `line`."""
-    before = text[max(line, pos - NEAR_CHARS) : pos]
-    if "\\" not in before:
-        return False
-    if URL_ON_LINE.search(before):
-        return True
-    place = 0
-    while match := VERB_ON_LINE.search(before, place):
-        close = before.find("}" if match[1] == "{" else match[1], match.end())
-        if close < 0:
-            line_end = text.find("\n", pos)
-            return text.find(match[1], pos, line_end if line_end >= 0 else len(text)) >= 0
-        place = close + 1
-    return False
-
-
-# ---------------------------------------------------------------- macros
 
 
 @dataclass(slots=True)
@@ -429,7 +226,11 @@ class Expander:
                 if name not in active:
                     continue
                 start = match.start()
-                if name not in ready or (start and text[start - 1] not in CLOSED and behind_taker(text, start)):
+                if (
+                    name not in ready
+                    or len(ready[name][0]) > self.left_chars
+                    or (start and text[start - 1] not in CLOSED and behind_taker(text, start))
+                ):
                     break
                 out.append(
                     text[pos:start]
@@ -440,8 +241,6 @@ class Expander:
                 result, ends_in_word = ready[name]
                 out.append(result + " " if ends_in_word and text[pos : pos + 1].isalpha() else result)
                 self.left_chars -= len(result)
-                if self.left_chars < 0:
-                    ready.clear()
                 if depth == 0 and self.places is not None:
                     self.note_place(out, pos)
             else:
@@ -498,17 +297,26 @@ class Expander:
 
     def finish_tail(self, source: Source, tail: str, pos: int, out: list[str], depth: int) -> int:
         """A macro ended in another that takes its arguments from behind it: `\\def\\a{\\b}` with `\\a{x}`."""
-        joined = Source(tail + source.text[pos : pos + NEAR_CHARS])
+        text = source.text
+        brace = skip_blanks(text, pos)
+        end = source.group_end(brace) if text[brace : brace + 1] == "{" else brace
         match = CONTROL.match(tail)
         action = self.active.get(match[1]) if match else None
-        if match is None or not isinstance(action, Macro):
+        if match is None or end < 0 or not isinstance(action, Macro):
             out.append(tail)
             return pos
-        called = self.call(joined, match[1], action, match.end(), max(depth, 1))
+        joined = Source(tail + text[pos : end + NEAR_CHARS])
+        try:
+            called = self.call(joined, match[1], action, match.end(), max(depth, 1))
+        except EndlessExpansion:
+            if depth:
+                raise
+            self.active[match[1]] = replace(action, endless=True)
+            called = None
         if called is None:
             if self.tail and depth:
                 self.tail = joined.text
-                return len(source.text)
+                return len(text)
             self.tail = ""
             out.append(tail)
             return pos
@@ -538,15 +346,15 @@ class Expander:
         if macro.frozen:
             return macro.body, end
         key = (name, *arguments)
-        if found := self.cache.get(key):
-            self.left_chars -= len(found[0])
-            self.tail = found[1]
-            return found[0], end
-        body = substitute(macro.pieces, arguments)
+        found = self.cache.get(key)
+        body = found[0] if found else substitute(macro.pieces, arguments)
         self.left_chars -= len(body)
         if self.left_chars <= 0:
             self.warnings.append("expansion-budget")
             return None
+        if found:
+            self.tail = found[1]
+            return body, end
         version = self.version
         result = self.expand(body, depth + 1)
         if version == self.version and len(body) < NEAR_CHARS:
@@ -802,8 +610,8 @@ class Expander:
             return pos
         inner = found[1]
         if inner in RAW_ENVIRONMENTS:
-            close = text.find("\\end{" + inner + "}", found.end())
-            end = found.end() if close < 0 else close + len(inner) + 6
+            close = source.closing("\\end{" + inner + "}", found.end())
+            end = found.end() if close < 0 else close
             if inner not in SKIPPED_ENVIRONMENTS:
                 out.append(text[start:end])
             return end
@@ -896,7 +704,7 @@ class Expander:
         else:
             taken = source.text[after:limit] if middle >= 0 else ""
         if taken and depth < MAX_DEPTH:
-            out.append(glue(out[-1] if out else "", self.expand_quietly(taken.lstrip(" \t"), depth)))
+            out.append(glue(out[-1] if out else "", self.expand_quietly(taken.lstrip(" \t"), depth + 2)))
         return end
 
     def test(self, source: Source, name: str, pos: int) -> tuple[bool, int]:
@@ -977,24 +785,6 @@ def def_macro(parameters: str, body: str) -> Macro:
     return Macro(spec, (), body, ends)
 
 
-def delimited_end(source: Source, pos: int, delimiter: str) -> tuple[int, int]:
-    """(end of the argument at `pos` that `delimiter` ends outside braces, place after the delimiter); (-1, pos) without one."""
-    text = source.text
-    if not delimiter.strip():
-        delimiter = " "
-    else:
-        delimiter = delimiter.strip()
-    found, limit = pos, pos + NEAR_CHARS
-    for _ in range(20):
-        found = text.find(delimiter, found, limit)
-        if found < 0:
-            return -1, pos
-        if text.count("{", pos, found) == text.count("}", pos, found):
-            return found, found + len(delimiter)
-        found += 1
-    return -1, pos
-
-
 def xparse_spec(given: str) -> tuple[str, tuple[str | None, ...]]:
     """'s O{2} m' -> ('som', (None, '2', None)); a letter that we do not read becomes '?'."""
     source, pos = Source(given), 0
@@ -1008,19 +798,6 @@ def xparse_spec(given: str) -> tuple[str, tuple[str | None, ...]]:
         spec += {"v": "m", "b": "?"}.get(match[1], match[1]) if match[1] else "o" if match[2] == "O" else "?"
         defaults.append(default)
     return spec, tuple(defaults)
-
-
-def verb_end(text: str, pos: int) -> int:
-    """`pos` is behind \\verb or \\lstinline: the place after its text, or `pos` where it does not end on its line."""
-    pos += text[pos : pos + 1] == "*"
-    if text[pos : pos + 1] == "[":
-        pos = text.find("]", pos, pos + NEAR_CHARS) + 1 or pos
-    mark = text[pos : pos + 1]
-    if not mark or mark.isalpha() or mark.isspace():
-        return pos
-    line_end = text.find("\n", pos)
-    close = text.find("}" if mark == "{" else mark, pos + 1, len(text) if line_end < 0 else line_end)
-    return close + 1 if close >= 0 else pos
 
 
 def tex_commands() -> dict[str, Macro | Handler]:
