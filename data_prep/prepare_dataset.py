@@ -28,7 +28,7 @@ if __package__ in (None, ""):
 
 from data_prep.cli import EXIT_DONE, Parser, UserError, duration, need_file, run
 from data_prep.corpus_folder import CHARS_PER_TOKEN, MANIFEST, SHARDS, TIMINGS, VAL, Settings
-from data_prep.filters import KNOWN_CATEGORIES, Limits, limit_flags
+from data_prep.filters import Limits, limit_flags
 
 if TYPE_CHECKING:
     from data_prep.corpus import Plan
@@ -91,10 +91,6 @@ def check_flags(args: argparse.Namespace) -> None:
     need_file(args.metadata, "metadata file")
     for path in args.decontaminate:
         need_file(path, "benchmark file")
-    if unknown := [name for name in args.categories if name not in KNOWN_CATEGORIES]:
-        raise UserError(
-            f"--categories {unknown[0]} is none of arXiv's; give archives or whole names, such as math or cs.LG"
-        )
     for name, value, low, high in (
         ("--val-frac", args.val_frac, 0.0, 1.0),
         ("--jaccard", args.jaccard, 0.3, 1.0),

@@ -44,6 +44,7 @@ from data_prep.filters import Limits, check_language, check_length
 from data_prep.latex_cleaner import clean_latex
 from data_prep.metadata import MetadataIndex, Paper
 from data_prep.records import Record, Rejection, json_line
+from data_prep.words import word_hashes
 
 # A group of loose archives is closed at either bound: small enough that a kill costs seconds, large enough that the
 # files of the shards stay few (2.7 million loose archives would make 27,000 shards).
@@ -215,12 +216,16 @@ def judge(
     rejection = check_length(cleaned.text, job.limits)
     rejection = rejection or check_language(paper.title, paper.abstract, cleaned.text, job.limits)
     clock.lap("language")
-    if rejection is None and benchmarks is not None:
-        rejection = benchmarks.check(cleaned.text)
+    if rejection is not None:
+        return rejection
+    words = word_hashes(cleaned.text)
+    clock.lap("sign")
+    if benchmarks is not None:
+        rejection = benchmarks.check(cleaned.text, words)
         clock.lap("benchmarks")
     if rejection is not None:
         return rejection
-    signature, sample = sign(cleaned.text), leak_sample(cleaned.text)
+    signature, sample = sign(cleaned.text, words), leak_sample(cleaned.text, words)
     clock.lap("sign")
     record: Record = {
         "id": eprint.id,
