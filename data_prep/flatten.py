@@ -93,9 +93,7 @@ BEING_DEFINED = re.compile(  # the command at the end of this is the one defined
     r"\\(?:(?:re|provide)?newcommand\*?|DeclareRobustCommand\*?|\w+DocumentCommand|[gex]?def|let|string|noexpand|show|meaning)\s*\{?\s*\Z"
 )
 LET = re.compile(r"\\let\s*\\([A-Za-z@]+)\s*=?\s*\Z")
-PICTURE = re.compile(
-    r"(?i)\.(?:tikz|pgf|pdf_tex|pdf_t|pstex_t|eps_tex|pspdftex|latex_t|bbl)$"
-)  # drawings written as TeX
+PICTURE = re.compile(r"(?i)\.(?:tikz|pgf|pdf_tex|pdf_t|pstex_t|eps_tex|pspdftex|latex_t)$")  # drawings written as TeX
 NUM_ARGUMENTS = re.compile(r"\[(\d)\]\s*(?:\[([^\]]{0,500})\]\s*)?")
 XPARSE = re.compile(r"([msoO])\s*(?:\{([^{}]*)\})?")
 NO_VALUE = "-NoValue-"  # what xparse gives for an optional argument that is not there
@@ -250,6 +248,18 @@ def dead_until(text: str, safe: int, pos: int) -> int:
     return pos + 1 if (len(line) - len(line.rstrip("\\"))) % 2 else 0
 
 
+@dataclass
+class Hit:
+    r"""A command that may include something: text[start:pos] is it; `base` is the folder that an \import set, if one did."""
+
+    command: str
+    text: str
+    start: int
+    pos: int
+    base: str | None
+    depth: int
+
+
 class Flattener:
     """Writes one source out of the files of an archive, from the main file on."""
 
@@ -317,179 +327,191 @@ class Flattener:
         return found
 
     def expand(self, text: str, base: str | None, depth: int) -> str:
-        """`text` with its inclusions replaced. `base` is the folder that an \\import set, None outside one."""
+        r"""`text` with its inclusions replaced. `base` is the folder that an \import set, None outside one."""
         out: list[str] = []
         copied = pos = safe = 0
         unclosed: set[str] = set()
-        while (hit := self.pattern.search(text, pos)) is not None:
-            start, pos = hit.start(), hit.end()
-            if hit["command"] in LOADING and not self.has_styles:
+        while (match := self.pattern.search(text, pos)) is not None:
+            start, pos = match.start(), match.end()
+            if match["command"] in LOADING and not self.has_styles:
                 continue
             if dead := dead_until(text, safe, start):
                 pos = safe = max(pos, dead)
                 continue
             safe = start
-            if (environment := hit["environment"]) is not None:
-                if environment == "document":
-                    self.begun = True
-                elif environment not in unclosed:
-                    end = text.find(f"\\end{{{environment}}}", pos)
-                    unclosed |= {environment} if end < 0 else set()
-                    pos = safe = max(pos, end)
+            if match["environment"] is not None:
+                pos = safe = self.pass_environment(match, text, unclosed)
                 continue
-            self.num_inclusions += 1
-            if self.num_inclusions > MAX_INCLUSIONS:
-                raise TooLarge(f"more than {MAX_INCLUSIONS:,} inclusions")
-            defined_end = self.definition_around(text, start, hit["command"])
-            if defined_end:
-                pos = safe = defined_end
-                continue
-            if hit["command"] == "endinput":
-                self.look(start)
-                if not inside_condition(text, start):
+            hit = Hit(match["command"], text, start, pos, base, depth)
+            if defined := self.definition_around(hit):
+                pos = safe = defined
+            elif hit.command == "endinput":
+                if not self.is_guard(hit):
                     out.append(text[copied:start])
                     copied, text = pos, text[: line_end(text, pos)]
-                continue
-            replacement = self.replace(hit["command"], text, start, pos, base, depth)
-            if replacement is not None:
-                new, end = replacement
+            elif (replaced := self.replace(hit)) is not None:
+                new, pos = replaced
                 if new[:1].isalpha() and CONTROL_WORD_END.search(text, max(copied, start - 50), start):
                     new = " " + new  # \bf\input{x}: the word ends where the command began
                 out += (text[copied:start], new)
-                copied = pos = safe = end
+                copied = safe = pos
         out.append(text[copied:])
         return "".join(out)
 
-    def definition_around(self, text: str, start: int, command: str) -> int:
-        """The end of the definition that `start` stands in, 0 if none; such a macro is remembered as one that includes."""
-        window = text[max(0, start - MAX_LOOKBACK_CHARS) : start]
+    def pass_environment(self, match: re.Match[str], text: str, unclosed: set[str]) -> int:
+        r"""The end of a verbatim environment, or of the \begin alone; `unclosed` keeps those without an end in `text`."""
+        name = match["environment"]
+        if name == "document":
+            self.begun = True
+        elif name not in unclosed:
+            end = text.find(f"\\end{{{name}}}", match.end())
+            if end >= 0:
+                return end
+            unclosed.add(name)
+        return match.end()
+
+    def definition_around(self, hit: Hit) -> int:
+        """The end of the definition that a command stands in, 0 if none; such a macro is remembered as one that includes."""
+        self.num_inclusions += 1
+        if self.num_inclusions > MAX_INCLUSIONS:
+            raise TooLarge(f"more than {MAX_INCLUSIONS:,} inclusions")
+        text, window_start = hit.text, max(0, hit.start - MAX_LOOKBACK_CHARS)
+        window = text[window_start : hit.start]
         if "def" not in window and "ommand" not in window:
             return 0
-        for define in reversed(list(DEFINE.finditer(text, start - len(window), start))):
+        for define in reversed(list(DEFINE.finditer(text, window_start, hit.start))):
             head = definition_head(text, define)
-            if head is None or head[2] >= start:
+            if head is None or head[2] >= hit.start:
                 continue
             name, arguments, brace = head
-            self.look(start - brace)
-            if closing_brace(text, brace, start) >= 0:
+            self.look(hit.start - brace)
+            if closing_brace(text, brace, hit.start) >= 0 or dead_until(text, window_start, define.start()):
                 continue
             end = closing_brace(text, brace, brace + MAX_DEFINITION_CHARS)
             self.look(end - brace if end >= 0 else MAX_DEFINITION_CHARS)
             if end < 0:
                 continue
-            if command not in (*LOADING, "endinput") and len(self.macros) < MAX_MACROS:
+            if hit.command not in (*LOADING, "endinput") and len(self.macros) < MAX_MACROS:
                 self.macros[name] = Macro(arguments, text[brace + 1 : end])
                 self.pattern = command_pattern((*self.macros, *self.aliases))
             return end + 1
         return 0
 
-    def replace(
-        self, command: str, text: str, start: int, pos: int, base: str | None, depth: int
-    ) -> tuple[str, int] | None:
+    def is_guard(self, hit: Hit) -> bool:
+        r"""Whether an \endinput stands in a condition, or behind an open brace of its line: it guards a file then."""
+        self.look(hit.start)
+        depth = sum(-1 if match[1] == "fi" else 1 for match in CONDITION.finditer(hit.text, 0, hit.start))
+        line = hit.text[hit.text.rfind("\n", 0, hit.start) + 1 : hit.start]
+        return depth > 0 or line.count("{") > line.count("}")
+
+    def replace(self, hit: Hit) -> tuple[str, int] | None:
         """What stands in place of an inclusion, and the position behind it; None where the command stays as it is."""
-        if (let := LET.search(text, max(0, start - 80), start)) is not None and command not in self.macros:
-            self.aliases[let[1]] = self.aliases.get(command, command)
+        before = hit.text[max(0, hit.start - 80) : hit.start]
+        if (let := LET.search(before)) is not None and hit.command not in self.macros:
+            self.aliases[let[1]] = self.aliases.get(hit.command, hit.command)
             self.pattern = command_pattern((*self.macros, *self.aliases))
             return None
-        if BEING_DEFINED.search(text, max(0, start - 80), start):
+        if BEING_DEFINED.search(before):
             return None
-        if depth > MAX_DEPTH:
+        if hit.depth > MAX_DEPTH:
             self.warn(f"inclusions nested more than {MAX_DEPTH} deep")
-            return "", pos
-        if (macro := self.macros.get(command)) is not None:
-            called = call_macro(macro, text, pos)
-            self.look(MAX_DEFINITION_CHARS if called is None else called[1] - pos)
-            if called is None:
-                return None
-            self.count(len(called[0]))
-            outer, self.in_call = self.in_call, set()
-            content = self.expand(called[0], base, depth + 1)
-            self.in_call = outer
-            return content, called[1]
-        command = self.aliases.get(command, command)
-        if command in READS:
-            return self.read(command, text, pos, base, depth)
-        if command in IMPORTS:
-            return self.read_import(command, text, pos, base, depth)
-        if command in TESTS:
-            return self.test(command, text, pos, base, depth)
-        if command == "includeonly" and (match := NAME.match(text, pos)) is not None:
+            return "", hit.pos
+        if hit.command in self.macros:
+            return self.call(hit)
+        hit.command = self.aliases.get(hit.command, hit.command)
+        for commands, method in (
+            (READS, self.read),
+            (IMPORTS, self.read_import),
+            (TESTS, self.test),
+            (LOADING, self.load),
+        ):
+            if hit.command in commands:
+                return method(hit)
+        if hit.command == "includeonly" and (match := NAME.match(hit.text, hit.pos)) is not None:
             self.only = {stem_of(name) for name in match[1].split(",")}
             return "", match.end()
-        if command in LOADING:
-            return self.load(command, text, start, pos, base, depth)
         return None
 
-    def read(self, command: str, text: str, pos: int, base: str | None, depth: int) -> tuple[str, int] | None:
+    def call(self, hit: Hit) -> tuple[str, int] | None:
+        """An author's macro: its body with the arguments put in, expanded."""
+        called = call_macro(self.macros[hit.command], hit.text, hit.pos)
+        self.look(MAX_DEFINITION_CHARS if called is None else called[1] - hit.pos)
+        if called is None:
+            return None
+        self.count(len(called[0]))
+        outer, self.in_call = self.in_call, set()
+        content = self.expand(called[0], hit.base, hit.depth + 1)
+        self.in_call = outer
+        return content, called[1]
+
+    def read(self, hit: Hit) -> tuple[str, int] | None:
         r"""\input{name}, \input name and their like."""
-        pos += text.startswith("*", pos)
-        argument = self.argument(text, pos)
-        if argument is None and command.endswith("input") and (bare := BARE_NAME.match(text, pos)) is not None:
+        pos = hit.pos + hit.text.startswith("*", hit.pos)
+        argument = self.argument(hit.text, pos)
+        if argument is None and hit.command.endswith("input") and (bare := BARE_NAME.match(hit.text, pos)) is not None:
             argument = bare[1] or bare[2], bare.end()
         if argument is None or "#" in argument[0]:
             return None
         name, end = self.plain_name(argument[0]), argument[1]
-        if self.only is not None and command == "include" and stem_of(name) not in self.only:
+        if self.only is not None and hit.command == "include" and stem_of(name) not in self.only:
             return "", end
-        found = self.find(name, base)
+        found = self.find(name, hit.base)
         if found is None:
             return self.missing(name, end)
         if SYSTEM_FILES.fullmatch(posixpath.basename(found)) and b"\\catcode" in self.archive.files.get(found, b""):
             return None
-        if command.startswith("subfile"):
-            base = posixpath.dirname(found)
-        return joined(self.file(found, base, depth), text, end, command in PARAGRAPHS)
+        base = posixpath.dirname(found) if hit.command.startswith("subfile") else hit.base
+        return joined(self.file(found, base, hit.depth), hit, end)
 
-    def read_import(self, command: str, text: str, pos: int, base: str | None, depth: int) -> tuple[str, int] | None:
+    def read_import(self, hit: Hit) -> tuple[str, int] | None:
         r"""\import{folder}{name}: inside it, names are relative to that folder; \subimport's folder to the one before."""
-        folder = self.argument(text, pos + text.startswith("*", pos))
-        argument = None if folder is None else self.argument(text, folder[1])
+        folder = self.argument(hit.text, hit.pos + hit.text.startswith("*", hit.pos))
+        argument = None if folder is None else self.argument(hit.text, folder[1])
         if folder is None or argument is None or "#" in folder[0] + argument[0]:
             return None
-        outer = base if base is not None and command.startswith("sub") else self.home
-        inner = member_name(outer, self.plain_name(folder[0]))
-        found = self.find(self.plain_name(argument[0]), inner)
+        outer = hit.base if hit.base is not None and hit.command.startswith("sub") else self.home
+        base = member_name(outer, self.plain_name(folder[0]))
+        found = self.find(self.plain_name(argument[0]), base)
         if found is None:
-            return self.missing(f"{inner}/{argument[0]}", argument[1])
-        return joined(self.file(found, inner, depth), text, argument[1], command in PARAGRAPHS)
+            return self.missing(f"{base}/{argument[0]}", argument[1])
+        return joined(self.file(found, base, hit.depth), hit, argument[1])
 
-    def test(self, command: str, text: str, pos: int, base: str | None, depth: int) -> tuple[str, int] | None:
+    def test(self, hit: Hit) -> tuple[str, int] | None:
         r"""\IfFileExists{name}{then}{else} and \InputIfFileExists, where the archive can tell."""
-        arguments = []
-        for _ in range(3):
-            argument = self.argument(text, pos)
+        arguments: list[str] = []
+        pos = hit.pos
+        while len(arguments) < 3:
+            argument = self.argument(hit.text, pos)
             if argument is None:
                 return None
             arguments.append(argument[0])
             pos = argument[1]
         name, then, otherwise = arguments
-        found = self.find(self.plain_name(name), base)
-        if found is None and suffix_of(name) not in SUFFIXES:
-            return None  # a package's file, which TeX may have
+        found = self.find(self.plain_name(name), hit.base)
         if found is None:
-            return self.expand(otherwise, base, depth + 1), pos
-        content = self.file(found, base, depth) if command == "InputIfFileExists" else ""
-        return self.expand(then, base, depth + 1) + content, pos
+            is_style = suffix_of(name) not in SUFFIXES  # which TeX may have
+            return None if is_style else (self.expand(otherwise, hit.base, hit.depth + 1), pos)
+        content = self.file(found, hit.base, hit.depth) if hit.command == "InputIfFileExists" else ""
+        return self.expand(then, hit.base, hit.depth + 1) + content, pos
 
-    def load(
-        self, command: str, text: str, start: int, pos: int, base: str | None, depth: int
-    ) -> tuple[str, int] | None:
+    def load(self, hit: Hit) -> tuple[str, int] | None:
         r"""\usepackage, \documentclass and their like: the author's own files come in behind or in place of the command."""
-        match = LOADED.match(text, pos)
+        match = LOADED.match(hit.text, hit.pos)
         if match is None:
             return None
-        named = match[2] if command != "documentstyle" else f"{match[1] or ''},{match[2]}"
+        is_209 = hit.command == "documentstyle"  # whose options are styles, too
+        named = f"{match[1] or ''},{match[2]}" if is_209 else match[2]
         names = [name for name in (self.plain_name(part) for part in COMMENT.sub("", named).split(",")) if name]
-        suffixes = (".sty",) if command in PACKAGES else (".sty", ".cls") if command == "documentstyle" else (".cls",)
-        own = {name: found for name in names if (found := self.find_own_style(name, base, suffixes)) is not None}
+        suffixes = (".sty",) if hit.command in PACKAGES else (".sty", ".cls") if is_209 else (".cls",)
+        own = {name: found for name in names if (found := self.find_own_style(name, hit.base, suffixes)) is not None}
         if not own:
             return None
-        block = "".join(self.style(found, depth) for found in own.values())
-        if command not in PACKAGES:
-            return text[start : match.end()] + block, match.end()
+        block = "".join(self.style(found, hit.depth) for found in own.values())
+        if hit.command not in PACKAGES:
+            return hit.text[hit.start : match.end()] + block, match.end()
         others = ",".join(name for name in names if name not in own)
         options = "" if match[1] is None else f"[{match[1]}]"
-        return (f"\\{command}{options}{{{others}}}" if others else "") + block, match.end()
+        return (f"\\{hit.command}{options}{{{others}}}" if others else "") + block, match.end()
 
     def find_own_style(self, name: str, base: str | None, suffixes: Sequence[str]) -> str | None:
         """The archive's file for a package or class, unless it is a published one."""
@@ -526,8 +548,8 @@ class Flattener:
         if suffix_of(name) in (".sty", ".cls"):
             return self.style(name, depth)
         text = self.text_of(name)
-        if self.begun and (begin := BEGIN_DOCUMENT.search(text)) is not None:
-            end = END_DOCUMENT.search(text, begin.end())
+        if self.begun and (begin := live_search(BEGIN_DOCUMENT, text, 0)) is not None:
+            end = live_search(END_DOCUMENT, text, begin.end())
             text = definitions_in(text[: begin.start()]) + text[begin.end() : None if end is None else end.start()]
         self.open.append(name)
         outer, self.in_call = self.in_call, None
@@ -576,7 +598,7 @@ class Flattener:
             return stem_of(self.main)
         if name == "space":
             return " "
-        for file in self.texts.keys() - self.searched:
+        for file in [file for file in self.texts if file not in self.searched]:
             self.searched.add(file)
             self.simple.update(SIMPLE_DEFINITION.findall(self.texts[file]))
         return self.simple.get(name, "")
@@ -619,25 +641,29 @@ def braced(text: str, pos: int) -> tuple[str, int] | None:
     return None if end < 0 else (text[start + 1 : end], end + 1)
 
 
-def joined(content: str, text: str, end: int, paragraphs: bool) -> tuple[str, int]:
-    """An included file's text as it stands in its place before text[end:], and `end`.
+def joined(content: str, hit: Hit, end: int) -> tuple[str, int]:
+    """An included file's text as it stands in its place before hit.text[end:], and `end`.
 
     TeX ends the file's last line, then goes on in the line of the command: no blank line where the author left none.
     """
     content = content.removesuffix("\n")
-    if paragraphs:
+    if hit.command in PARAGRAPHS:
         return f"\n\n{content}\n\n", end
-    return (content if BLANK_REST.match(text, end) else content + "\n"), end
+    return (content if BLANK_REST.match(hit.text, end) else content + "\n"), end
+
+
+def live_search(pattern: re.Pattern[str], text: str, pos: int) -> re.Match[str] | None:
+    r"""The first match from `pos` on that does not stand in a comment or \verb."""
+    safe = pos
+    while (match := pattern.search(text, pos)) is not None:
+        dead = dead_until(text, safe, match.start())
+        if not dead:
+            return match
+        pos = safe = max(match.end(), dead)
+    return None
 
 
 def line_end(text: str, pos: int) -> int:
     """The position of the newline that ends the line at `pos`, or of the end."""
     end = text.find("\n", pos)
     return len(text) if end < 0 else end
-
-
-def inside_condition(text: str, pos: int) -> bool:
-    """Whether more conditions open than close before `pos`, or a brace on its line: such an \\endinput is a guard."""
-    depth = sum(-1 if match[1] == "fi" else 1 for match in CONDITION.finditer(text, 0, pos))
-    line = text[text.rfind("\n", 0, pos) + 1 : pos]
-    return depth > 0 or line.count("{") > line.count("}")
