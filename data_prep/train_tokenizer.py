@@ -81,7 +81,7 @@ MAX_PIECE_CHARS = (
 MAX_CHUNKS = 1_500_000
 
 # A control word becomes a piece if it is a habit of the field, not of one author.
-MIN_SYMBOL_COUNT, MIN_SYMBOL_DOCUMENTS = 10, 3
+MIN_SYMBOL_COUNT, MIN_SYMBOL_DOCUMENTS = 5, 3
 MAX_SYMBOL_FRAC = 1 / 16  # of the vocabulary: 6,400 of 102,400, 256 of 4,096
 
 # Roles as ChatML writes them; `generation` marks what the assistant said, so that a loss can be taken on answers alone.
