@@ -13,16 +13,17 @@ latex_tables.py what a command is. tests/cases/ shows every rule with an example
 
 import re
 import sys
+import time
 from pathlib import Path
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: import from the repository root
 
-import json
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import NamedTuple
 from unicodedata import normalize
 
 from data_prep.cli import Parser, Progress, UserError, atomic_write, need_file, run
@@ -54,6 +55,7 @@ from data_prep.records import Rejection, json_line, read_jsonl
 
 MAX_NESTING = 30  # of footnotes in headings in footnotes …; deeper ones are unwrapped
 MIN_LETTERS = 20  # a text with fewer holds nothing
+EXCERPT_OF_TEXT_CHARS = 2_000  # are looked at for letters
 EXCERPT_CHARS = 60
 
 
@@ -86,26 +88,23 @@ LOOK_IN_MATH = (
     r"|input|include|raisebox"
 )
 MATH_CHARS = r"[^$\\{}\n]*"
-MATH_COMMAND = r"\\(?!" + LOOK_IN_MATH + r"|begin)[^\n]"
-MATH_GROUP = rf"\{{{MATH_CHARS}(?:{MATH_COMMAND}{MATH_CHARS})*\}}"
-MATH_GROUP = rf"\{{{MATH_CHARS}(?:(?:{MATH_COMMAND}|{MATH_GROUP}){MATH_CHARS})*\}}"
+MATH_COMMAND = rf"\\(?!{LOOK_IN_MATH}|begin)[^\n]"
+INNER_GROUP = rf"\{{{MATH_CHARS}(?:{MATH_COMMAND}{MATH_CHARS})*\}}"
+MATH_GROUP = rf"\{{{MATH_CHARS}(?:(?:{MATH_COMMAND}|{INNER_GROUP}){MATH_CHARS})*\}}"
 FORMULA = rf"\$(?=[^$]){MATH_CHARS}(?:(?:{MATH_COMMAND}|{MATH_GROUP}){MATH_CHARS})*\$"
 PLAIN = r"[^\\{}$~&`'-]*"
 TOKEN = re.compile(r"\\([A-Za-z@]+|[\s\S])|[{}$~&]|``?|''|---?")
 STEP = re.compile(  # what is copied as it stands, and the first thing behind it that is not
     rf"{PLAIN}(?:(?:{FORMULA}|'(?!')|-(?!-)){PLAIN}){{0,200}}"
-    + r"(?:\\([A-Za-z@]+|[\s\S])|([{}$~&]|``?|''|---?|'|-)|\Z)"
+    r"(?:\\([A-Za-z@]+|[\s\S])|([{}$~&]|``?|''|---?|'|-)|\Z)"
 )
 AFTER_WORD = re.compile(r"[ \t]*")
 NAME = re.compile(r"\s*\{\s*([^{}\\]*?)\s*\}")
 PARAGRAPH = re.compile(r"\n[ \t]*\n")
 MATH_TOKEN = re.compile(r"\\[\s\S]|[{}$]")
 IN_MATH = re.compile(
-    r"\\(?=[bleinpxr])(?:("
-    + LOOK_IN_MATH
-    + r")(?![A-Za-z@])|begin\s*\{("
-    + "|".join(sorted(REMOVED_IN_MATH))
-    + r")\})|\n[ \t]*\n\s*"
+    rf"\\(?=[bleinpxr])(?:({LOOK_IN_MATH})(?![A-Za-z@])|begin\s*\{{({'|'.join(sorted(REMOVED_IN_MATH))})\}})"
+    r"|\n[ \t]*\n\s*"
 )
 LENGTH = re.compile(
     r"\s*=?\s*(?:[-+]?\s*(?:\d*[.,]?\d+|\d+[.,]?)?\s*(?:true\s*)?(?:(?:pt|cm|mm|in|em|ex|pc|bp|sp|dd|cc|mu|fil+)(?![A-Za-z])"
@@ -126,6 +125,11 @@ PART_NAMES = {
 }
 INPUT_NAME = re.compile(r"\s*(?:\{[^{}]*\}|[^\s{}\\]+)")
 GRAPHICS_FILE = re.compile(r"\s*(?:\[[^]\n]*\])?\s*(?:\{[^{}\n]*\}|[^\s{}\\]+)")
+ASSIGNED_LENGTH = re.compile(
+    r"=\s*-?(?:[\d.,]+\s*(?:true\s*)?(?:pt|cm|mm|in|em|ex|pc)(?![A-Za-z])|[\d.]*\\[hv]size(?![A-Za-z]))"
+)
+NOTE_MARK = re.compile(r"[^A-Za-z]{0,12}|\$[^$]{1,30}\$")
+ROW_GAP = re.compile(r"\[\s*-?[\d.,]*\s*(?:[a-z]{2}|\\[a-z]+)\s*\]")
 UNKNOWN_OPTION_IS_LAYOUT = re.compile(r"\[[^]\n]*=[^]\n]*\]")
 
 Handler = Callable[["Cleaner", str, int, int], int]
@@ -175,7 +179,7 @@ class Cleaner:
             if action is None:
                 pos = self.unknown(name, pos)
             elif action.__class__ is str:
-                out.append(action)  # type: ignore[arg-type]
+                out.append(action)
                 if name.isalpha():
                     pos = AFTER_WORD.match(text, pos).end()  # type: ignore[union-attr]
             else:
@@ -198,6 +202,8 @@ class Cleaner:
         """A command in no table: its name goes, what follows stays."""
         self.note("unknown command", pos - len(name) - 1, pos)
         pos = self.after_word(pos)
+        if self.text[pos : pos + 1] == "=" and (found := ASSIGNED_LENGTH.match(self.text, pos)):
+            return found.end()
         if self.text[pos : pos + 1] == "[" and (found := UNKNOWN_OPTION_IS_LAYOUT.match(self.text, pos, pos + 300)):
             return found.end()
         return pos
@@ -362,11 +368,13 @@ class Cleaner:
         found = self.group(pos)
         if found is None:
             return pos
+        inner, end = found[0].strip(), found[1]
+        if self.text[end : end + 1] == "{" and NOTE_MARK.fullmatch(inner) and (note := self.group(end)):
+            inner, end = f"{inner} {note[0].strip()}".strip(), note[1]  # plain TeX: \footnote{mark}{text}
         self.trim()
-        inner = found[0].strip()
         if inner:
             self.out.append(f" ({inner})")
-        return found[1]
+        return end
 
     def href(self, name: str, start: int, pos: int) -> int:
         """\\href{address}{text} -> text."""
@@ -410,9 +418,7 @@ class Cleaner:
         """\\\\[2pt] -> a new line."""
         if self.text[pos : pos + 1] == "*":
             pos += 1
-        if self.text[pos : pos + 1] == "[" and (
-            found := re.compile(r"\[\s*-?[\d.,]*\s*(?:[a-z]{2}|\\[a-z]+)\s*\]").match(self.text, pos)
-        ):
+        if self.text[pos : pos + 1] == "[" and (found := ROW_GAP.match(self.text, pos)):
             pos = found.end()
         self.out.append("\n" if self.text[pos : pos + 1] != "\n" else "")
         return pos
@@ -801,24 +807,71 @@ ACTIONS = build_actions()
 def clean_latex(
     source: str, *, keep_captions: bool = False, explain: list[Removal] | None = None
 ) -> Cleaned | Rejection:
-    """The text of one flattened LaTeX source. Pure; raises nothing; time is linear in the length of `source`."""
-    notes: list[tuple[str, int, str]] | None = None if explain is None else []
-    text = strip_comments(source.replace("\r\n", "\n").replace("\r", "\n").replace(RAW_MARK, ""))
+    """The text of one flattened LaTeX source, or why there is none.
+
+    Pure; raises nothing; time is linear in the length of `source`. Captions of figures and tables become paragraphs with
+    `keep_captions`. Every removal is appended to `explain`, in the order of the source.
+    """
+    source = source.replace("\r\n", "\n").replace("\r", "\n").replace(RAW_MARK, "")
+    uncommented: list[tuple[int, int]] | None = None if explain is None else []
+    text = strip_comments(source, uncommented)
     expander = Expander(len(text))
-    body_start = expander.preamble(text)
-    if body_start < 0:
-        expander = Expander(len(text))
-    body = expander.expand(text[max(body_start, 0) :])
-    body += expander.tail
-    cleaner = Cleaner(body, keep_captions=keep_captions, explain=notes)
+    start = expander.preamble(text)
+    if start < 0:
+        start, expander = 0, Expander(len(text))
+    if explain is not None:
+        expander.places = []
+    body = expander.expand(text[start:]) + expander.tail
+    cleaner = Cleaner(body, keep_captions=keep_captions, explain=None if explain is None else [])
     cleaned = tidy(cleaner.prose(0, len(body)))
-    if sum(map(str.isalpha, cleaned[:2000])) < MIN_LETTERS:
+    if explain is not None and uncommented is not None:
+        explain += removals(source, text, start, uncommented, expander, cleaner)
+    if sum(map(str.isalpha, cleaned[:EXCERPT_OF_TEXT_CHARS])) < MIN_LETTERS:
         return Rejection("no-text", f"{len(cleaned)} characters are left of {len(source)}")
     title = cleaner.title or front_text(expander, "title") or front_text(expander, "icmltitle")
     parts = find_parts(cleaned)
     abstract = cleaned[slice(*parts["abstract"])].strip() if "abstract" in parts else front_text(expander, "abstract")
     warnings = (*dict.fromkeys(expander.warnings), *sorted(cleaner.warnings))
     return Cleaned(cleaned, title, abstract, parts, warnings)
+
+
+def removals(
+    source: str, text: str, start: int, uncommented: list[tuple[int, int]], expander: Expander, cleaner: Cleaner
+) -> list[Removal]:
+    """What the three passes left out, by the line of the source where it began.
+
+    `uncommented` and `expander.places` map offsets: each pair says that what follows the first place in a pass's output
+    follows the second place in its input.
+    """
+    in_source = [(0, 0), *uncommented]
+    in_text = [(0, start), *((out, start + place) for out, place in expander.places or [])]
+    newlines = [match.start() for match in re.finditer("\n", source)]
+    found: list[tuple[int, str, str]] = []
+    for (out, place), (next_out, next_place) in pairwise(in_source):
+        begin = place + next_out - out
+        found.append((begin, "comment", source[begin:next_place]))
+    if start:
+        found.append((0, "preamble", source[:EXCERPT_CHARS]))
+    for rule, begin, end in expander.notes:
+        found.append((origin(in_source, start + begin), rule, text[start + begin : start + end]))
+    if expander.ended:
+        begin = max(text.rfind("\\end{document}"), 0)
+        found.append((origin(in_source, begin), "text after the document", text[begin:]))
+    for rule, begin, excerpt in cleaner.explain or []:
+        found.append((origin(in_source, origin(in_text, begin)), rule, excerpt))
+    found.sort(key=lambda entry: entry[0])
+    return [
+        Removal(rule, bisect_right(newlines, begin - 1) + 1, " ".join(excerpt[:EXCERPT_CHARS].split()))
+        for begin, rule, excerpt in found
+    ]
+
+
+def origin(places: list[tuple[int, int]], offset: int) -> int:
+    """Where the character at `offset` of a pass's output came from in its input."""
+    number = bisect_right(places, (offset, 1 << 60)) - 1
+    out, place = places[number]
+    limit = places[number + 1][1] if number + 1 < len(places) else place + offset - out
+    return min(place + offset - out, max(limit, place))
 
 
 def front_text(expander: Expander, name: str) -> str:
@@ -847,39 +900,73 @@ def find_parts(text: str) -> dict[str, list[int]]:
     return parts
 
 
-def clean_records(path: Path) -> Iterator[tuple[dict[str, Any], Cleaned | Rejection]]:
-    """Each record of a flat.jsonl with what becomes of it."""
-    for record in read_jsonl(path):
-        if not isinstance(record.get("source"), str) or not isinstance(record.get("id"), str):
-            raise UserError(f"{path}: a record without id or source; is it the output of extraction.py?")
-        yield record, clean_latex(record["source"])
+def read_paper(path: Path) -> str:
+    """A LaTeX file as text: UTF-8, or Latin-1 where it is not that."""
+    data = need_file(path, "paper").read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = Parser(description=__doc__)
     parser.add_argument("paper", nargs="?", type=Path, help="a LaTeX file; its text goes to stdout")
+    parser.add_argument(
+        "--explain", action="store_true", help="tell on stderr what was left out, by which rule and where"
+    )
     parser.add_argument("--input", type=Path, help="flat.jsonl of extraction.py")
     parser.add_argument("--out", type=Path, help="clean.jsonl; rejected papers go to clean.rejects.jsonl beside it")
     parser.add_argument(
         "--keep-captions", action="store_true", help="keep captions of figures and tables as paragraphs"
     )
     options = parser.parse_args(argv)
-    if options.paper:
-        cleaned = clean_latex(options.paper.read_text("utf-8"), keep_captions=options.keep_captions)
-        if isinstance(cleaned, Rejection):
-            raise UserError(f"{options.paper}: {cleaned.detail}")
-        print(cleaned.text)
-        return 0
-    if not options.input or not options.out:
-        raise UserError("a paper.tex, or --input flat.jsonl and --out clean.jsonl are needed")
-    with atomic_write(options.out) as out, atomic_write(options.out.with_suffix(".rejects.jsonl")) as rejects:
-        for record, cleaned in clean_records(options.input):
-            head = {"id": record["id"], "version": record.get("version")}
+    if options.paper and not options.input and not options.out:
+        return clean_paper(options.paper, options.keep_captions, options.explain)
+    if options.paper or options.explain or not options.input or not options.out:
+        raise UserError(
+            "give either a paper.tex (with --explain, if you like), or --input flat.jsonl and --out clean.jsonl"
+        )
+    return clean_file(options.input, options.out, options.keep_captions)
+
+
+def clean_paper(path: Path, keep_captions: bool, tell: bool) -> int:
+    """Print the text of one paper, and on stderr what was left out of it."""
+    events: list[Removal] | None = [] if tell else None
+    cleaned = clean_latex(read_paper(path), keep_captions=keep_captions, explain=events)
+    for event in events or []:
+        print(f"line {event.line}: {event.rule}: {event.excerpt}", file=sys.stderr)
+    if isinstance(cleaned, Rejection):
+        raise UserError(f"{path}: nothing but markup ({cleaned.detail}); is it the main file of the paper?")
+    for warning in cleaned.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(cleaned.text)
+    return 0
+
+
+def clean_file(source: Path, out: Path, keep_captions: bool) -> int:
+    """Clean every record of a flat.jsonl; print the funnel."""
+    started_s = time.monotonic()
+    kept = rejected = 0
+    with (
+        atomic_write(out) as texts,
+        atomic_write(out.with_suffix(".rejects.jsonl")) as rejects,
+        Progress("clean", unit="papers") as progress,
+    ):
+        for record in read_jsonl(source):
+            if not isinstance(record.get("source"), str) or not isinstance(record.get("id"), str):
+                raise UserError(f"{source}: a record has no id or no source; is this the output of extraction.py?")
+            cleaned = clean_latex(record["source"], keep_captions=keep_captions)
             if isinstance(cleaned, Rejection):
-                rejects.write(json_line({"id": record["id"], "reason": cleaned.reason, "detail": cleaned.detail}))
+                rejected += 1
+                rejects.write(json_line({"id": record["id"], **asdict(cleaned)}))
             else:
-                out.write(json_line(head | asdict(cleaned)))
+                kept += 1
+                texts.write(json_line({"id": record["id"], "version": record.get("version"), **asdict(cleaned)}))
+            progress.update()
+    elapsed_s = time.monotonic() - started_s
+    print(f"clean: {kept + rejected} in = {kept} kept + {rejected} without text; {elapsed_s:.1f} s", file=sys.stderr)
     return 0
 
 

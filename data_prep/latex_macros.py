@@ -162,6 +162,7 @@ class Expander:
             str, tuple[str, bool]
         ] = {}  # macros without arguments: expansion, whether it ends in a control word
         self.places: list[tuple[int, int]] | None = None
+        self.notes: list[tuple[str, int, int]] = []  # for --explain: rule, start and end of what it left out
         self.written = self.counted = 0
 
     # ------------------------------------------------------------ the two passes
@@ -249,12 +250,14 @@ class Expander:
             if start > pos:
                 out.append(text[pos:start])
             action, pos = active[name], match.end()
-            if action.__class__ is Macro:
-                pos = self.macro(source, name, action, pos, start, out, depth)  # type: ignore[arg-type]
+            if isinstance(action, Macro):
+                pos = self.macro(source, name, action, pos, start, out, depth)
             else:
-                pos = action(self, source, name, pos, start, out, depth)  # type: ignore[operator]
+                pos = action(self, source, name, pos, start, out, depth)
             if depth == 0 and self.places is not None:
                 self.note_place(out, pos)
+                if name in TELLING:
+                    self.notes.append((f"{TELLING[name]} \\{name}", start, pos))
             if self.ended or (self.tail and depth):
                 return "".join(out)
             tokens = (CONTROL if depth or self.letter_at else CONTROL_IN_TEXT).finditer(text, pos)
@@ -836,4 +839,19 @@ def tex_commands() -> dict[str, Macro | Handler]:
 
 
 TEX_COMMANDS = tex_commands()
+DEFINERS = (
+    Expander.conditional,
+    Expander.newcommand,
+    Expander.document_command,
+    Expander.def_,
+    Expander.let,
+    Expander.newenvironment,
+    Expander.math_operator,
+    Expander.newif,
+)
+TELLING = {  # what --explain calls them
+    name: "conditional" if action is Expander.conditional else "definition"
+    for name, action in TEX_COMMANDS.items()
+    if action in DEFINERS
+}
 PREAMBLE_COMMANDS = frozenset(TEX_COMMANDS) - {"csname", "end"} - (CONDITIONALS - {"iffalse", "iftrue"})

@@ -249,10 +249,7 @@ def protected_percent(text: str, line: int, pos: int) -> bool:
 def delimited_end(source: Source, pos: int, delimiter: str) -> tuple[int, int]:
     """(end of the argument at `pos` that `delimiter` ends outside braces, place after the delimiter); (-1, pos) without one."""
     text = source.text
-    if not delimiter.strip():
-        delimiter = " "
-    else:
-        delimiter = delimiter.strip()
+    delimiter = delimiter.strip() or " "
     found, limit = pos, pos + NEAR_CHARS
     for _ in range(20):
         found = text.find(delimiter, found, limit)

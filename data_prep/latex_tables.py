@@ -45,10 +45,10 @@ WRAPPERS: dict[str, str] = {
     **dict.fromkeys(
         """center centering flushleft flushright small footnotesize scriptsize tiny normalsize large Large LARGE huge Huge
         document frontmatter titlepage raggedright raggedleft sloppypar samepage landscape doublespace singlespace onehalfspace
-        doublespacing singlespacing subequations widetext acknowledgments_ mathletters bf it em rm sl sc tt bfseries itshape
-        onecolumn twocolumn strip boldmath group spreadlines fullwidth ruledtabular ruledtabulars CJK_ mainmatter backmatter
+        doublespacing singlespacing subequations widetext  mathletters bf it em rm sl sc tt bfseries itshape
+        onecolumn twocolumn strip boldmath group spreadlines fullwidth ruledtabular ruledtabulars  mainmatter backmatter
         flushboth FlushLeft FlushRight Center linenomath nolinenumbers internallinenumbers linenumbers savenotes
-        footnote nospace changemargin_ topmatter sffamily ttfamily scshape""".split(),
+        footnote nospace  topmatter sffamily ttfamily scshape""".split(),
         "*",
     ),
     "minipage": "ooom",
@@ -93,102 +93,98 @@ ALGORITHMS = {"algorithm": "o", "algorithmic": "o", "algorithm*": "o", "algorith
 DROPPED: dict[str, str] = {
     name: signature
     for signature, names in {
-        "": """maketitle newpage clearpage cleardoublepage pagebreak_ tableofcontents listoffigures listoftables noindent indent par_
-        bigskip medskip smallskip centering raggedright raggedleft protect relax null hfill vfill hfil vfil hss vss hline toprule
-        midrule bottomrule frontmatter mainmatter backmatter balance appendixpage sloppy fussy onecolumn doublespacing
-        singlespacing onehalfspacing normalfont bfseries mdseries itshape upshape slshape scshape ttfamily rmfamily sffamily
-        boldmath unboldmath em bf it rm sl sc tt sf cal small footnotesize scriptsize tiny normalsize large Large LARGE huge
-        Huge allowbreak break_ nobreak leavevmode ignorespaces unskip xspace qed_ printindex makeindex flushbottom raggedbottom
-        samepage goodbreak filbreak eject supereject endgraf obeylines obeyspaces magstep magstephalf bye nopagebreak_ goodbreak
-        noalign_ nonumber notag unhbox strut hrulefill dotfill phantomsection displaybreak_ begingroup endgroup bgroup egroup
-        topmatter endtopmatter document enddocument overfullrule_ nologo frenchspacing nonfrenchspacing tenpoint twelvepoint
-        eightpoint ninepoint tenrm twelverm tenbf twelvebf sevenrm eightrm ninerm fiverm tenit tensl tentt
-        endproclaim endremark enddemo enddefinition endexample endheading endsubheading endsubsubheading endtitle endauthor endaffil endaddress
-        endkeywords endsubjclass endabstract enddate endthanks endemail endhead endsubhead endspecialhead endRefs
-        makeatletter makeatother twocolumn_ IEEEpeerreviewmaketitle IEEEraisesectionheading_ IEEEdisplaynontitleabstractindextext
-        pagewiselinenumbers linenumbers nolinenumbers narrower parindent_ hfilneg vfilneg bigbreak medbreak smallbreak
-        offinterlineskip nointerlineskip endinput xspace_ FloatBarrier iffalse_ qedhere_ acknowledgments_ sloppypar
-        glsresetall fi else or normalbaselines ragged-right footnoterule hangindent_ vspace_ nofiles listfiles
-        allowdisplaybreaks_ printbibliography_ bibliographystyle_ doublespace singlespace draft today makelabel
-        upright tracingmacros tracingcommands quad_ hbox vbox vtop vcenter mbox_ rightskip_ leftskip_ ensuremath_
-        raggedcenter sectionfont scriptstyle textstyle displaystyle scriptscriptstyle limits nolimits""",
-        "m": """label index pagestyle thispagestyle pagenumbering vspace_ bibliographystyle bibliography color_ glsadd usepackage_
-        hyphenation input include includeonly graphicspath DeclareGraphicsExtensions setlength_ usetikzlibrary hypersetup
-        nocite_ vglue_ geometry theoremstyle phantom hphantom vphantom listoftodos_ bibdata cbcolor newcounter_ stepcounter
-        refstepcounter setstretch linespread baselinestretch fontfamily fontseries fontshape selectlanguage foreignlanguage
-        captionsetup_ special write_ immediate_ numberwithin_ counterwithin_ ccsdesc_ acmDOI acmISBN acmYear acmConference_
-        addbibresource textwidth_ newlength newsavebox usebox sbox_ hskip_ typeout message errmessage fancyhead_
-        fancyfoot_ lhead_ PACS_ institutemark cellcolor_ rowcolor_ hypertarget pdfbookmark_ pdfinfo thanksref
-        markright symbolfootnote_ fnsymbol alph Alph roman Roman arabic eqlabel newdimen_ setstcolor sethlcolor vref_
-        texorpdfstring_ bibitem_ inst corref fnref tnoteref orcidID orcid ORCID email_ csname_ TitleRunning titlerunning
-        authorrunning tocauthor toctitle setpapersize cref_ doi_ lstset lstloadlanguages tikzset pgfplotsset tikzstyle_
-        newbox newtoks newskip newmuskip newread newwrite penalty_ looseness_ copyrightyear acmVolume acmNumber acmArticle
-        acmMonth acmJournal acmPrice setcopyright received_ revised_ accepted_ JHEP preprint reportnum ArXivNumber FirstPageHeading
-        runninghead runningtitle runningauthor shorttitle shortauthors shortauthor articletype jname jvol journalname
-        tikzexternalize externaldocument frontmatter_ markleft definecolor_ ead_ lefthead righthead urlstyle
-        hspace_ fbox_ slugcomment citestyle bibpunct_ setcitestyle bibname_ thispagestyle_ bstctlcite""",
-        "mm": """setcounter addtocounter setlength addtolength settowidth settoheight settodepth addtolength_ rule_ numberwithin counterwithin
-        counterwithout markboth DeclareGraphicsRule newfont lowercase_ fontsize pdfbookmark_ newglossaryentry newacronym
-        setbeamertemplate setbeamercolor_ setbeamerfont titleformat_ hyperlink_ crefname Crefname definecolor_ colorlet
-        crefformat Crefformat DeclareUnicodeCharacter DeclareMathSymbol_ addtokomafont setkomafont algrenewcommand
-        captionof_ bookmarksetup SetKwInOut SetKwFunction algnewcommand newcolumntype_ creflabelformat
-        CJKfamily_ sethead_ patchcmd_ pretocmd apptocmd AtBeginEnvironment enlargethispage_""",
-        "mmm": "addcontentsline definecolor fancypagestyle_ DeclareFontFamily DeclareMathAlphabet_ titlespacing_ crefrangeformat addtocontents_ contentsline",
+        "": """
+            maketitle newpage clearpage cleardoublepage tableofcontents listoffigures listoftables noindent
+            indent bigskip medskip smallskip centering raggedright raggedleft protect relax null hfill vfill
+            hfil vfil hss vss hline toprule midrule bottomrule frontmatter mainmatter backmatter balance
+            appendixpage sloppy fussy onecolumn doublespacing singlespacing onehalfspacing normalfont bfseries
+            mdseries itshape upshape slshape scshape ttfamily rmfamily sffamily boldmath unboldmath em bf it rm
+            sl sc tt sf cal small footnotesize scriptsize tiny normalsize large Large LARGE huge Huge allowbreak
+            nobreak leavevmode ignorespaces unskip xspace printindex makeindex flushbottom raggedbottom samepage
+            goodbreak filbreak eject supereject endgraf obeylines obeyspaces magstep magstephalf bye nonumber
+            notag unhbox strut hrulefill dotfill phantomsection begingroup endgroup bgroup egroup topmatter
+            endtopmatter document enddocument nologo frenchspacing nonfrenchspacing tenpoint twelvepoint
+            eightpoint ninepoint tenrm twelverm tenbf twelvebf sevenrm eightrm ninerm fiverm tenit tensl tentt
+            endproclaim endremark enddemo enddefinition endexample endheading endsubheading endsubsubheading
+            endtitle endauthor endaffil endaddress endkeywords endsubjclass endabstract enddate endthanks
+            endemail endhead endsubhead endspecialhead endRefs makeatletter makeatother IEEEpeerreviewmaketitle
+            IEEEdisplaynontitleabstractindextext pagewiselinenumbers linenumbers nolinenumbers narrower hfilneg
+            vfilneg bigbreak medbreak smallbreak offinterlineskip nointerlineskip endinput FloatBarrier
+            sloppypar glsresetall fi else or normalbaselines ragged-right footnoterule nofiles listfiles
+            doublespace singlespace draft today makelabel upright tracingmacros tracingcommands vcenter
+            raggedcenter sectionfont scriptstyle textstyle displaystyle scriptscriptstyle limits nolimits""",
+        "g": """
+            hbox vbox vtop hskip vskip kern hsize vsize hoffset voffset parskip parindent baselineskip topmargin
+            oddsidemargin evensidemargin textwidth textheight headsep headheight footskip tolerance hbadness
+            vbadness pretolerance overfullrule hfuzz vfuzz abovedisplayskip belowdisplayskip
+            abovedisplayshortskip belowdisplayshortskip lineskip lineskiplimit normalbaselineskip magnification
+            leftskip rightskip hangindent hangafter penalty looseness widowpenalty clubpenalty topskip epsfxsize
+            epsfysize jot arraycolsep tabcolsep columnsep footnotesep interdisplaylinepenalty pageno raise lower
+            moveleft moveright mathsurround displayindent displaywidth interlinepenalty brokenpenalty
+            binoppenalty relpenalty floatsep textfloatsep intextsep unitlength arrayrulewidth fboxsep fboxrule
+            columnseprule emergencystretch doublehyphendemerits finalhyphendemerits adjdemerits spaceskip
+            xspaceskip maxdepth splittopskip predisplaypenalty postdisplaypenalty vglue hglue mkern mskip
+            itemsep parsep topsep partopsep leftmargin rightmargin listparindent labelwidth labelsep hrule vrule
+            advance multiply divide skip dimen count font mag delimitershortfall delimiterfactor
+            nulldelimiterspace predisplaysize hyphenpenalty exhyphenpenalty showboxdepth showboxbreadth
+            parfillskip abovecaptionskip belowcaptionskip textfont scriptfont scriptscriptfont fam newfam
+            newcount newdimen catcode mathcode lccode uccode sfcode chardef mathchardef countdef dimendef
+            skipdef tracingall setbox""",
+        "m": """
+            label index pagestyle thispagestyle pagenumbering bibliographystyle bibliography glsadd hyphenation
+            input include includeonly graphicspath DeclareGraphicsExtensions usetikzlibrary hypersetup geometry
+            theoremstyle phantom hphantom vphantom bibdata cbcolor stepcounter refstepcounter setstretch
+            linespread baselinestretch fontfamily fontseries fontshape selectlanguage foreignlanguage special
+            acmDOI acmISBN acmYear addbibresource newlength newsavebox usebox typeout message errmessage
+            institutemark hypertarget pdfinfo thanksref markright fnsymbol alph Alph roman Roman arabic eqlabel
+            setstcolor sethlcolor inst corref fnref tnoteref orcidID orcid ORCID TitleRunning titlerunning
+            authorrunning tocauthor toctitle setpapersize lstset lstloadlanguages tikzset pgfplotsset newbox
+            newtoks newskip newmuskip newread newwrite copyrightyear acmVolume acmNumber acmArticle acmMonth
+            acmJournal acmPrice setcopyright JHEP preprint reportnum ArXivNumber FirstPageHeading runninghead
+            runningtitle runningauthor shorttitle shortauthors shortauthor articletype jname jvol journalname
+            tikzexternalize externaldocument markleft lefthead righthead urlstyle slugcomment citestyle
+            setcitestyle bstctlcite epsfig psfig epsffile plotone BoxedEPSF centerps postscript hepsffile cline
+            sisetup""",
+        "mm": """
+            setcounter addtocounter setlength addtolength settowidth settoheight settodepth numberwithin
+            counterwithin counterwithout markboth DeclareGraphicsRule newfont fontsize newglossaryentry
+            newacronym setbeamertemplate setbeamerfont crefname Crefname colorlet crefformat Crefformat
+            DeclareUnicodeCharacter addtokomafont setkomafont algrenewcommand bookmarksetup SetKwInOut
+            SetKwFunction algnewcommand creflabelformat pretocmd apptocmd AtBeginEnvironment altaffiltext
+            plottwo psfrag epsfigure multicolumn""",
+        "mmm": "addcontentsline definecolor DeclareFontFamily crefrangeformat contentsline",
         "mmmm": "DeclareMathSymbol DeclareSymbolFont SetSymbolFont SetMathAlphabet xpatchcmd",
-        "mmmmm": "DeclareFontShape DeclareMathAlphabet DeclareMathDelimiter_ SetMathAlphabet_",
-        "*m": "vspace hspace enlargethispage nocite hspace_ titlespacing_",
-        "*mm": "titlespacing_",
+        "mmmmm": "DeclareFontShape DeclareMathAlphabet",
+        "*m": "vspace hspace enlargethispage nocite",
         "*mmmm": "titlespacing",
-        "om": """includepdf PassOptionsToPackage RequirePackage usepackage documentclass documentstyle LoadClass footnotemark_ todo_
-        bibliographyunit acmConference geometry_ lstinputlisting verbatiminput listinginput marginpar_ newtheoremstyle_
-        hypersetup_ pdfbookmark ead cormark fnmark setlist sisetup_ tikzstyle addcontentsline_ thispdfpagelabel captionsetup
-        received revised accepted published ccsdesc cortext tnotetext fntext nonumnote setdefaultlanguage setotherlanguage
-        setmainfont setsansfont printbibliography_ color pagecolor rowcolor cellcolor columncolor fancyhead fancyfoot
-        fancyhf lhead rhead chead lfoot rfoot cfoot todo marginpar marginnote missingfigure caption subcaption captionof_
-        keywords pacs PACS subjclass subject date dedicatory_ volume thanks email address affiliation affil affiliations_ institute institution
-        curraddr urladdr homepage altaffiliation altaffilmark author title subtitle authors tableofcontents_ collaboration
-        shorttitle_ copyrightnotice MSC MSCcode ams ACM altaffiltext_ support authornote authornotemark titlenote subtitlenote
-        orcid_ city country state postcode streetaddress department_ offprints correspondence name_ icmltitle icmltitlerunning
-        icmlauthor_ icmladdress icmlkeywords icmlcorrespondingauthor_ runauthor_ ShortTitle SuppressTitle
-        tikz_ newblock_ authorinfo runauthor received_ editor Editor communicated noteadd  dochead pubyear journal issn""",
-        "omm": "captionof sectionmark_ subsectionmark_ DeclareNewTOC",
-        "ommmm": "tikzpicturecmd_",
-        "mo": "newcounter linebreakmo_ footnotemark_ twocolumnmo_",
-        "mom": "newcolumntype DeclareTextCommand newunicodechar_ newenvironment_ newcommand_",
-        "mm_": "altaffiltext",
-        "o": "footnotemark linebreak nolinebreak pagebreak nopagebreak displaybreak printbibliography smallskip_ newline_ cr_ twocolumn allowdisplaybreaks listoftodos printindex_ tabularnewline addlinespace cmidrule_ vskipo_",
-        "*om": "caption_ captionstar",
-        "*momo": "newtheorem_",
-        "*oom": "includegraphics includesvg includegraphics_ adjincludegraphics",
-        "oom": "epsfig_ psfig_",
-        "m_": "epsfig psfig epsffile epsfbox_ plotone psfrag_ BoxedEPSF centerps postscript hepsffile",
-        "om_": "epsfbox epsf",
-        "mm__": "plottwo psfrag epsfigure",
-        "g": """hskip vskip kern hsize vsize hoffset voffset parskip parindent baselineskip topmargin oddsidemargin evensidemargin textwidth
-        textheight headsep headheight footskip tolerance hbadness vbadness pretolerance overfullrule hfuzz vfuzz abovedisplayskip
-        belowdisplayskip abovedisplayshortskip belowdisplayshortskip lineskip lineskiplimit normalbaselineskip magnification
-        leftskip rightskip hangindent hangafter penalty looseness widowpenalty clubpenalty topskip epsfxsize epsfysize
-        jot arraycolsep tabcolsep columnsep footnotesep interdisplaylinepenalty pageno raise lower moveleft moveright
-        mathsurround thinmuskip_ medmuskip_ thickmuskip_ displayindent displaywidth interlinepenalty brokenpenalty binoppenalty
-        relpenalty everypar_ floatsep textfloatsep intextsep unitlength arrayrulewidth fboxsep fboxrule columnseprule emergencystretch
-        doublehyphendemerits finalhyphendemerits adjdemerits spaceskip xspaceskip maxdepth splittopskip predisplaypenalty postdisplaypenalty
-        vglue hglue mkern mskip itemsep parsep topsep partopsep leftmargin rightmargin listparindent labelwidth labelsep
-        secnumdepth_ tocdepth_ baselineskip_ hrule vrule advance multiply divide skip dimen count font
-        mag delimitershortfall delimiterfactor nulldelimiterspace predisplaysize hyphenpenalty exhyphenpenalty showboxdepth showboxbreadth
-        parfillskip footline_ headline_ abovecaptionskip belowcaptionskip textfont scriptfont scriptscriptfont fam newfam newcount newdimen
-        catcode mathcode lccode uccode sfcode chardef mathchardef countdef dimendef skipdef tracingall """,
+        "om": """
+            includepdf PassOptionsToPackage RequirePackage usepackage documentclass documentstyle LoadClass
+            bibliographyunit acmConference lstinputlisting verbatiminput listinginput pdfbookmark ead cormark
+            fnmark setlist tikzstyle thispdfpagelabel captionsetup received revised accepted published ccsdesc
+            cortext tnotetext fntext nonumnote setdefaultlanguage setotherlanguage setmainfont setsansfont color
+            pagecolor rowcolor cellcolor columncolor fancyhead fancyfoot fancyhf lhead rhead chead lfoot rfoot
+            cfoot todo marginpar marginnote missingfigure caption subcaption keywords pacs PACS subjclass
+            subject date volume thanks email address affiliation affil institute institution curraddr urladdr
+            homepage altaffiliation altaffilmark author title subtitle authors collaboration copyrightnotice MSC
+            MSCcode ams ACM support authornote authornotemark titlenote subtitlenote city country state postcode
+            streetaddress offprints correspondence icmltitle icmltitlerunning icmladdress icmlkeywords
+            ShortTitle SuppressTitle authorinfo runauthor editor Editor communicated noteadd dochead pubyear
+            journal issn epsfbox epsf rotatebox""",
+        "omm": "captionof DeclareNewTOC rule",
+        "mo": "newcounter",
+        "mom": "newcolumntype DeclareTextCommand",
+        "o": """
+            footnotemark linebreak nolinebreak pagebreak nopagebreak displaybreak printbibliography twocolumn
+            allowdisplaybreaks listoftodos tabularnewline addlinespace""",
+        "*om": "captionstar",
+        "*oom": "includegraphics includesvg adjincludegraphics",
+        "*momo": "newtheorem",
+        "opm": "cmidrule",
+        "omom": "multirow",
+        "mmmmmmmmm": "newtheoremstyle",
     }.items()
     for name in names.split()
-    if not name.endswith("_")
 }
-DROPPED = {name: signature.rstrip("_") for name, signature in DROPPED.items()}
-DROPPED.update(
-    {
-        "newtheorem": "*momo",
-        "cline": "m", "cmidrule": "opm", "multicolumn": "mm", "multirow": "omom", "rotatebox": "om", "newtheoremstyle": "mmmmmmmmm",
-        "setbox": "g", "sisetup": "m", "linebreak": "o", "epsfbox": "om", "rule": "omm", "hbox": "g", "vbox": "g", "vtop": "g",
-    }
-)  # fmt: skip
 
 # The first arguments of these go, what follows them is text.
 UNWRAPPED: dict[str, str] = {
@@ -196,7 +192,8 @@ UNWRAPPED: dict[str, str] = {
     "scalebox": "mo", "resizebox": "*mm", "hyperref": "o", "hyperlink": "m", "href": "om", "hypertarget": "m", "foreignlanguage": "m",
     "fontsize": "mm", "rotatebox": "om", "texorpdfstring": "", "footnote": "", "adjustbox": "m", "shortstack": "o", "savebox": "moo",
     "section": "o", "multicolumn": "mm", "multirow": "omom", "stepcounter": "m", "uppercase": "", "MakeUppercase": "", "selectfont": "",
-    "put": "p", "makecell": "o", "adjustimage": "m", "textblockcolour": "m", "phantomsection": "", "ulined": "",
+    **dict.fromkeys(words("""emph textbf textit texttt textsc textsf textrm textup textmd textsl textnormal underline uline text mbox
+    fbox lowercase MakeLowercase textsuperscript textsubscript"""), ""), "put": "p", "makecell": "o", "adjustimage": "m", "textblockcolour": "m", "phantomsection": "", "ulined": "",
 }  # fmt: skip
 
 # ---------------------------------------------------------------- commands that stay
@@ -209,7 +206,7 @@ HEADINGS = {"newsec": "section", "subsec": "subsection", "subsubsec": "subsubsec
 CITES = words(
     """cite citep citet citealp citealt citeauthor citeyear citeyearpar Cite Citep Citet Citealp Citealt Citeauthor citenum onlinecite
     parencite textcite autocite footcite fullcite smartcite supercite parencites textcites autocites footfullcite citetitle
-    citename shortcite citeasnoun citeN citeNP shortciteN cites rcite refcite citen citefull citetext_ Parencite Textcite Autocite
+    citename shortcite citeasnoun citeN citeNP shortciteN cites rcite refcite citen citefull  Parencite Textcite Autocite
     citeA shortciteA citeNN citeANP citeyearNP citeANN shortciteNP fullciteA citeonline possessivecite citetalias citepalias bibentry"""
 )
 TEXTUAL_CITES = words(
@@ -217,8 +214,8 @@ TEXTUAL_CITES = words(
 )
 REFS = {"ref": "*", "pageref": "*", "eqref": "(*)", "autoref": "*", "cref": "*", "Cref": "*", "vref": "*", "nameref": "*", "prettyref": "*",
         "subref": "*", "labelcref": "*", "namecref": "*", "thref": "*", "fref": "*", "Fref": "*", "sref": "*", "vpageref": "*", "fullref": "*",
-        "zref": "*", "autopageref": "*", "cpageref": "*", "hyperref_": "*", "ref*": "*", "lcnamecref": "*", "Autoref": "*", "Vref": "*",
-        "eqrefs": "(*)", "secref": "*", "crefrange": "*", "cpagerefrange": "*", "eq_ref": "*"}  # fmt: skip
+        "zref": "*", "autopageref": "*", "cpageref": "*", "ref*": "*", "lcnamecref": "*", "Autoref": "*", "Vref": "*",
+        "eqrefs": "(*)", "secref": "*", "crefrange": "*", "cpagerefrange": "*"}  # fmt: skip
 TWO_ARGUMENT_REFS = words("crefrange Crefrange cpagerefrange vrefrange")
 # Words after which a sentence needs an object: a citation behind one of them leaves `[*]`, any other goes.
 NEED_OBJECT = words(
@@ -242,7 +239,7 @@ SYMBOLS = {
     "textsection": "§", "textparagraph": "¶", "textdagger": "†", "textdaggerdbl": "‡", "textdollar": "\\$", "textbraceleft": "\\{", "textbraceright": "\\}",
     "quad": " ", "qquad": " ", "enspace": " ", "enskip": " ", "thinspace": " ", "space": " ", "nobreakspace": " ", "newline": "\n", "par": "\n\n", "cr": "\n",
     "tabularnewline": "\n", "crcr": "\n", "break": "\n", "nobreakdash": "", "-": "", "ier": "er", "textnumero": "№", "No": "№", "checkmark": "✓", "textonehalf": "½",
-    "textonequarter": "¼", "texttimes": "×", "textpm": "±", "aleph_": "", "backslash_": "",
+    "textonequarter": "¼", "texttimes": "×", "textpm": "±", 
 }  # fmt: skip
 # A control symbol in prose and what it becomes; the rest are accents or go.
 CONTROL_SYMBOLS = {
