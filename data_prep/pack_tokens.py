@@ -24,7 +24,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any, BinaryIO, NamedTuple
 
@@ -47,6 +47,7 @@ from data_prep.token_files import (
     load_encoder,
     open_split,
     open_token_file,
+    read_json,
     tokenizer_facts,
     tokenizer_fingerprint,
 )
@@ -222,11 +223,7 @@ class Output:
 
     def counts(self) -> dict[str, int]:
         """What the journal keeps."""
-        return {
-            "num_tokens": self.num_tokens,
-            "num_documents": self.num_documents,
-            "num_text_bytes": self.num_text_bytes,
-        }
+        return dict(zip(COUNTS, (self.num_tokens, self.num_documents, self.num_text_bytes), strict=True))
 
     def commit(self) -> None:
         """Bring what was appended to the disk."""
@@ -298,12 +295,15 @@ def output_name(split: str, source: str, part: str) -> str:
 
 
 def finished(job: Job, identity: Mapping[str, Any]) -> list[TokenFile]:
-    """The outputs of an earlier run of exactly this job, if it was completed; else none."""
+    """The outputs of an earlier run of exactly this job, if all of them are there and whole; else none."""
     if job.journal.exists():
         return []
-    files = [open_token_file(path) for path in sorted(job.folder.glob(f"{job.split}-*.bin"))]
-    same = [json.loads(file.path.with_suffix(".json").read_text())["job"] == identity for file in files]
-    return files if all(same) else []
+    try:
+        files = [open_token_file(path) for path in sorted(job.folder.glob(f"{job.split}-*.bin"))]
+        jobs = [read_json(file.path.with_suffix(".json"), "description").get("job") for file in files]
+    except UserError:  # damaged: packed anew
+        return []
+    return files if all(earlier == identity for earlier in jobs) else []
 
 
 def packed_shards(job: Job, start: int, processes: int) -> Iterator[tuple[Shard, dict[tuple[str, str], Packed]]]:
@@ -337,6 +337,13 @@ def start_worker(parent: int) -> None:
         os._exit(EXIT_INTERRUPTED)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def remove_outputs(folder: Path, split: str, keep: Collection[str]) -> None:
+    """Remove what earlier inputs left of a split, but not the outputs whose names are in `keep`."""
+    for path in folder.glob(f"{split}-*"):
+        if not any(path.name.startswith((f"{name}.bin", f"{name}.idx", f"{name}.json")) for name in keep):
+            path.unlink()
 
 
 class SplitWriter:
@@ -389,10 +396,7 @@ class SplitWriter:
         """Complete the outputs, remove those of an earlier input, and the journal last."""
         self.commit()
         facts = tokenizer_facts(self.job.tokenizer)
-        kept = {output.name for output in self.outputs.values()}
-        for path in self.job.folder.glob(f"{self.job.split}-*"):
-            if path.name.split(".bin")[0].split(".idx")[0].removesuffix(".json") not in kept:
-                path.unlink()
+        remove_outputs(self.job.folder, self.job.split, keep=[output.name for output in self.outputs.values()])
         paths = []
         for (source, part), output in self.outputs.items():
             description = {
@@ -441,6 +445,8 @@ def pack(dataset: Path, tokenizer: Path, *, parts: Sequence[str] = (FULL_TEXT,),
     (dataset / "tokens").mkdir(exist_ok=True)
     with (dataset / "tokens" / ".lock").open("w") as lock:  # a second packer waits, then finds the work done
         fcntl.flock(lock, fcntl.LOCK_EX)
+        for split in set(SPLITS) - set(inputs):
+            remove_outputs(dataset / "tokens", split, keep=())
         return [
             file for split in inputs for file in pack_split(Job(dataset, split, tokenizer, tuple(parts)), processes)
         ]

@@ -167,6 +167,19 @@ def test_a_repeated_run_does_nothing_and_a_changed_input_packs_anew(
     assert [file.source for file in open_split(dataset, "train")] == ["arxiv"]
 
 
+def test_a_damaged_file_is_packed_anew_and_a_split_without_input_goes(dataset: Path, tokenizer: Path) -> None:
+    pack(dataset, tokenizer)
+    before = contents(dataset)
+    for name in ("train-web.bin", "train-web.idx", "train-web.json"):
+        (dataset / "tokens" / name).write_bytes(before[name][:-3])
+        pack(dataset, tokenizer)
+        assert contents(dataset) == before
+    (dataset / "tokens" / "train-web.idx").unlink()
+    (dataset / "val.jsonl").unlink()
+    pack(dataset, tokenizer)
+    assert contents(dataset) == {name: data for name, data in before.items() if not name.startswith("val")}
+
+
 def test_another_tokenizer_packs_anew(dataset: Path, tokenizer: Path, tmp_path: Path) -> None:
     pack(dataset, tokenizer)
     other = small_tokenizer(tmp_path, vocab_size=500)
