@@ -40,14 +40,24 @@ from numpy.typing import NDArray
 
 from data_prep.cli import Parser, Progress, UserError, atomic_write, need_file, run
 from data_prep.records import NEW_ID, OLD_ID, Rejection, json_line
-from data_prep.words import BASE, SHIFT, Hashes, HashTable, mixed, ngram_hashes, normalised_text, word_hashes
+from data_prep.words import (
+    BASE,
+    SHIFT,
+    Hashes,
+    HashTable,
+    mixed,
+    ngram_hashes,
+    normalised_text,
+    sorted_set,
+    word_hashes,
+)
 
 NUM_PERM = 128  # slots of a signature; the standard error of an estimate at J = 0.8 is sqrt(0.8 * 0.2 / 128) = 0.035
 SHINGLE_WORDS = 5
 THRESHOLD = 0.8
 BAND_SLOTS = 4  # 32 bands of 4 slots: a pair with J = 0.8 shares none of them with probability (1 - 0.8**4)**32 = 5e-8
 SCREEN_ERRORS = 4.0  # pairs whose estimate is this many standard errors under the threshold are not read again
-BUCKET_BEST = 256  # in a bucket of more documents, each is compared with this many best ones: linear, not quadratic
+BUCKET_BEST = 64  # in a bucket of more documents, each is compared with this many best ones: linear, not quadratic
 OVERLAP_WORDS = 13  # for leaks and contamination, as GPT-3 (arXiv:2005.14165, appendix C)
 SHORT_QUESTION_WORDS = 8  # GPT-3's smallest n; shorter questions say too little to be looked for
 TELLING_WORDS, WHOLE_WORDS = 6, 4  # different words, in a 13-gram and in a question that is looked for whole
@@ -72,14 +82,8 @@ def shingles(words: Hashes) -> Hashes:
     return ngram_hashes(words, min(SHINGLE_WORDS, max(len(words), 1)))
 
 
-def shingle_set(words: Hashes) -> Hashes:
-    """The different shingles, sorted uint64."""
-    grams = np.sort(shingles(words))
-    return grams[np.append(True, grams[1:] != grams[:-1])] if len(grams) else grams
-
-
 def jaccard(left: Hashes, right: Hashes) -> float:
-    """Shared / all shingles of two sets as `shingle_set` gives them; 1.0 for two empty ones."""
+    """Shared / all shingles of two sets, sorted; 1.0 for two empty ones."""
     total = len(left) + len(right)
     if not total:
         return 1.0
@@ -230,7 +234,7 @@ def cluster(
     duplicate_of, similarity, first = same.copy(), np.ones(num, np.float32), oldest.copy()
     active = by_rank[(same[by_rank] == by_rank) & (signatures["num_shingles"][by_rank] > 0)]
     set_of = functools.lru_cache(maxsize=4)(
-        lambda index: shingle_set(word_hashes(text_of(index)))
+        lambda index: sorted_set(shingles(word_hashes(text_of(index))))
     )  # a book's set is 8 MB
 
     def real(left: int, right: int) -> float:
@@ -289,25 +293,29 @@ def candidates(slots: NDArray[np.uint16], active: NDArray[np.int64], threshold: 
             keep = close >= least
             found.append(left[keep].astype(np.uint64) << SHIFT | right[keep].astype(np.uint64))
         if sum(map(len, found)) > 1 << 22 or band == bands.shape[1] - 1:
-            found = [np.unique(np.concatenate(found))] if found else []
+            found = [sorted_set(np.concatenate(found))] if found else []
     for pair in found[0].tolist() if found else ():
         yield int(active[pair >> 32]), int(active[pair & 0xFFFFFFFF])
 
 
 def band_pairs(keys: Hashes) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Positions (smaller, larger) with equal keys; of a key held by many, each with its BUCKET_BEST smallest positions."""
+    """Positions (smaller, larger) with equal keys, in pieces; of a key held by many, only pairs with its BUCKET_BEST smallest."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
-    new_run = np.append(True, ordered[1:] != ordered[:-1])
-    place = np.arange(len(order)) - np.maximum.accumulate(np.where(new_run, np.arange(len(order)), 0))
-    lefts = np.flatnonzero(place < BUCKET_BEST)
-    distance = 1
-    while len(lefts):
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(order)])
+    lengths = np.diff(np.append(starts, len(order)))
+    for start, length in zip(starts[lengths > BUCKET_BEST], lengths[lengths > BUCKET_BEST], strict=True):
+        members = order[start : start + length]
+        left, right = np.repeat(members[:BUCKET_BEST], length), np.tile(members, BUCKET_BEST)
+        yield left[left < right], right[left < right]
+    usual = np.repeat((lengths > 1) & (lengths <= BUCKET_BEST), lengths)
+    lefts = np.flatnonzero(usual)
+    for distance in range(1, BUCKET_BEST):  # each document of a bucket with the next one, then with the one after that
         lefts = lefts[lefts + distance < len(order)]
         lefts = lefts[ordered[lefts] == ordered[lefts + distance]]
-        if len(lefts):
-            yield order[lefts], order[lefts + distance]
-        distance += 1
+        if not len(lefts):
+            break
+        yield order[lefts], order[lefts + distance]
 
 
 def split_of(first_id: str, val_frac: float) -> str:
@@ -336,7 +344,7 @@ class Leak:
 def leak_sample(text: str, words: Hashes | None = None) -> Hashes:
     """One in 64 of the text's 13-grams, sorted uint64 without repeats: what the leak check compares."""
     grams = ngram_hashes(word_hashes(text) if words is None else words, OVERLAP_WORDS)
-    return np.unique(grams[grams % np.uint64(LEAK_SAMPLE) == 0])
+    return sorted_set(grams[grams % np.uint64(LEAK_SAMPLE) == 0])
 
 
 def leak(train: Iterable[Hashes], val: Hashes, val_offsets: NDArray[np.int64]) -> Leak:

@@ -167,6 +167,13 @@ def ngram_hashes(words: Hashes, length: int) -> Hashes:
     return mixed(total)
 
 
+def sorted_set(hashes: Hashes) -> Hashes:
+    """The different hashes, sorted; several times faster on millions than `np.unique`."""
+    ordered = np.sort(hashes)
+    first: NDArray[np.bool_] = np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)]
+    return np.asarray(ordered[first])
+
+
 class HashTable:
     """Sorted hashes, and which of many others are among them: a table of bits answers "no" before a search is made."""
 

@@ -50,6 +50,10 @@ def plain_jaccard(left: str, right: str) -> float:
     return len(a & b) / len(a | b)
 
 
+def shingle_set(text: str) -> hashed_words.Hashes:
+    return hashed_words.sorted_set(dedup.shingles(dedup.word_hashes(text)))
+
+
 def clusters_of(
     texts: Sequence[str], ids: Sequence[str] | None = None, versions: Sequence[int | None] | None = None
 ) -> dedup.Clusters:
@@ -113,7 +117,7 @@ def test_estimates_are_unbiased_at_any_length(num_words: int) -> None:
     for _ in range(60):
         words = [f"{rng.getrandbits(40):x}" for _ in range(num_words)]
         other = words[: max(3 * num_words // 4, 1)] + [f"{rng.getrandbits(40):x}" for _ in range(num_words // 8)]
-        left, right = (dedup.shingle_set(dedup.word_hashes(" ".join(part))) for part in (words, other))
+        left, right = (shingle_set(" ".join(part)) for part in (words, other))
         estimate = dedup.estimated_jaccard(dedup.minhash_slots(left), dedup.minhash_slots(right))
         errors.append(float(estimate) - dedup.jaccard(left, right))
     assert abs(np.mean(errors)) < 4 * 0.045 / 60**0.5
@@ -125,7 +129,7 @@ def test_jaccard_is_that_of_plain_sets() -> None:
     for num_edits in (0, 1, 5, 40):
         words = random_words(rng, 300)
         left, right = " ".join(words), " ".join(edited(rng, words, num_edits))
-        sets = [dedup.shingle_set(dedup.word_hashes(text)) for text in (left, right)]
+        sets = [shingle_set(text) for text in (left, right)]
         assert dedup.jaccard(*sets) == pytest.approx(plain_jaccard(left, right))
 
 
