@@ -246,15 +246,14 @@ class Curriculum:
         tokenizer: Path | None = None,
     ) -> None:
         self.seq_len = seq_len
-        sources = mixture.of_stage("pretraining")
-        check_sources(sources, tokenizer)
+        packed = {source: source_files(source, tokenizer) for source in mixture.of_stage("pretraining")}
         edges = (
             np.rint(np.cumsum([0.0] + [stage.share for stage in mixture.curriculum]) * steps).astype(int)
             * rows_per_step
         )
         self.segments: list[Segment] = []
         for number, stage in enumerate(mixture.curriculum):
-            files, weights = weighted_files(sources, stage, tokenizer)
+            files, weights = weighted_files(packed, stage)
             sequences = TokenSequences(files, weights, seq_len=seq_len, seed=seed + number)
             self.segments.append(
                 Segment(stage, int(edges[number]), int(edges[number + 1] - edges[number]), sequences, tuple(weights))
@@ -309,22 +308,22 @@ class Curriculum:
         return lines
 
 
-def check_sources(sources: Sequence[Source], tokenizer: Path | None) -> None:
-    """Raise UserError for the first source without tokens."""
-    for source in sources:
-        packed = {
-            file.source for file in open_split(source.dataset, "train", tokenizer=tokenizer) if file.header.num_tokens
-        }
-        if source.name not in packed:
-            raise UserError(
-                f"source {source.name!r} has no tokens in {source.dataset}, which holds {', '.join(sorted(packed)) or 'none'}; pack it "
-                f"with data_prep/pack_tokens.py --dataset {source.dataset}"
-            )
+def source_files(source: Source, tokenizer: Path | None) -> list[TokenFile]:
+    """The token files of a source, all parts and groups; a UserError if it has no tokens."""
+    files = [
+        file for file in open_split(source.dataset, "train", part=None, tokenizer=tokenizer) if file.header.num_tokens
+    ]
+    own = [file for file in files if file.source == source.name]
+    if not own:
+        others = ", ".join(sorted({file.source for file in files})) or "none"
+        raise UserError(
+            f"source {source.name!r} has no tokens in {source.dataset}, which holds {others}; pack it with "
+            f"data_prep/pack_tokens.py --dataset {source.dataset}"
+        )
+    return own
 
 
-def weighted_files(
-    sources: Sequence[Source], stage: Stage, tokenizer: Path | None
-) -> tuple[list[TokenFile], list[float]]:
+def weighted_files(packed: Mapping[Source, Sequence[TokenFile]], stage: Stage) -> tuple[list[TokenFile], list[float]]:
     """The token files that a stage reads, each with its weight; a UserError if no source has any.
 
     A source whose documents have no prose part (web pages have no abstract) is left out of a stage that reads prose.
@@ -332,15 +331,21 @@ def weighted_files(
     part = "prose" if stage.reads == "prose" else FULL_TEXT
     files: list[TokenFile] = []
     weights: list[float] = []
-    for source in sources:
+    for source, own in packed.items():
         weight = stage.weights.get(source.name, source.weight)
-        for file in open_split(source.dataset, "train", part=part, tokenizer=tokenizer):
-            if file.source == source.name and file.header.num_tokens:
+        for file in own:
+            if file.part == part:
                 files.append(file)
                 weights.append(weight * (source.gold_factor if file.group.startswith("gold") else 1.0))
     if not files:
         raise UserError(
-            f"stage {stage.name!r} reads {stage.reads}, of which no source has tokens; give --curriculum none"
+            f"stage {stage.name!r} reads {stage.reads}, of which no source has tokens; pack again with "
+            "data_prep/pack_tokens.py --parts text prose, or give --curriculum none"
+        )
+    if not all(file.group for file in files) and stage.reads == "balanced":
+        raise UserError(
+            f"stage {stage.name!r} parts formula-heavy documents from wordy ones, but the tokens were packed in one group; pack "
+            "again with data_prep/pack_tokens.py --groups, or give --curriculum none"
         )
     return files, balanced(files, weights) if stage.reads == "balanced" else weights
 

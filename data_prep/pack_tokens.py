@@ -24,6 +24,7 @@ import re
 import signal
 import threading
 import time
+from argparse import BooleanOptionalAction
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any, BinaryIO, NamedTuple
@@ -31,6 +32,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from data_prep.cli import EXIT_DONE, EXIT_INTERRUPTED, Parser, Progress, UserError, atomic_write, duration, run
+from data_prep.mixture import group_of
 from data_prep.token_files import (
     FULL_TEXT,
     HEADER_BYTES,
@@ -76,6 +78,14 @@ class Shard(NamedTuple):
     end: int
 
 
+class Key(NamedTuple):
+    """Which output a document goes to: its source, the part of it, and its group (mixture.group_of), "" where all go together."""
+
+    source: str
+    part: str
+    group: str
+
+
 class Packed(NamedTuple):
     """The documents of one shard for one output: token bytes (<u4), the number of tokens of each document, bytes of text."""
 
@@ -107,13 +117,14 @@ def read_shard(shard: Shard) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, record
 
 
-def pack_shard(shard: Shard, folder: Path, parts: Sequence[str]) -> dict[tuple[str, str], Packed]:
-    """Tokenize a shard: (source, part) -> its documents, in the order of the lines. A record without prose is left out of that part."""
-    texts: dict[tuple[str, str], list[str]] = {}
+def pack_shard(shard: Shard, folder: Path, parts: Sequence[str], grouped: bool) -> dict[Key, Packed]:
+    """Tokenize a shard: its documents by output, in the order of the lines. A record without prose is left out of that part."""
+    texts: dict[Key, list[str]] = {}
     for where, record in read_shard(shard):
         for part in parts:
             if text := checked_text(record, where, part):
-                texts.setdefault((source_name(record), part), []).append(text)
+                group = group_of(record) if grouped and part == FULL_TEXT else ""
+                texts.setdefault(Key(source_name(record), part, group), []).append(text)
     return {output: encode_documents(documents, folder) for output, documents in texts.items()}
 
 
@@ -266,6 +277,7 @@ class Job(NamedTuple):
     split: str
     tokenizer: Path
     parts: tuple[str, ...]
+    grouped: bool
 
     @property
     def input(self) -> Path:
@@ -286,12 +298,14 @@ class Job(NamedTuple):
             "input_digest": input_digest(self.input),
             "tokenizer_fingerprint": tokenizer_fingerprint(self.tokenizer),
             "parts": list(self.parts),
+            "grouped": self.grouped,
         }
 
 
-def output_name(split: str, source: str, part: str) -> str:
-    """('train', 'arxiv', 'text') -> 'train-arxiv'; ('train', 'arxiv', 'prose') -> 'train-arxiv.prose'."""
-    return f"{split}-{source}" + ("" if part == FULL_TEXT else f".{part}")
+def output_name(split: str, key: Key) -> str:
+    """'train-arxiv' for the full text of a source, 'train-arxiv.prose' for a part, 'train-arxiv@gold-words' for a group."""
+    part = "" if key.part == FULL_TEXT else f".{key.part}"
+    return f"{split}-{key.source}{part}" + (f"@{key.group}" if key.group else "")
 
 
 def finished(job: Job, identity: Mapping[str, Any]) -> list[TokenFile]:
@@ -306,17 +320,17 @@ def finished(job: Job, identity: Mapping[str, Any]) -> list[TokenFile]:
     return files if all(earlier == identity for earlier in jobs) else []
 
 
-def packed_shards(job: Job, start: int, processes: int) -> Iterator[tuple[Shard, dict[tuple[str, str], Packed]]]:
+def packed_shards(job: Job, start: int, processes: int) -> Iterator[tuple[Shard, dict[Key, Packed]]]:
     """The shards from byte `start` on with their tokens, in the order of the input; at most 2 a process are under way."""
     shards = cut_shards(job.input, start)
     if processes == 1:
-        yield from ((shard, pack_shard(shard, job.tokenizer, job.parts)) for shard in shards)
+        yield from ((shard, pack_shard(shard, job.tokenizer, job.parts, job.grouped)) for shard in shards)
         return
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), start_worker, (os.getpid(),)) as pool:
-        waiting: list[tuple[Shard, Future[dict[tuple[str, str], Packed]]]] = []
+        waiting: list[tuple[Shard, Future[dict[Key, Packed]]]] = []
         try:
             for shard in shards:
-                waiting.append((shard, pool.submit(pack_shard, shard, job.tokenizer, job.parts)))
+                waiting.append((shard, pool.submit(pack_shard, shard, job.tokenizer, job.parts, job.grouped)))
                 if len(waiting) >= 2 * processes:
                     done, future = waiting.pop(0)
                     yield done, future.result()
@@ -355,17 +369,17 @@ class SplitWriter:
     def __init__(self, job: Job, identity: Mapping[str, Any]) -> None:
         self.job, self.identity = job, identity
         self.end, counts = self.resume()
-        self.outputs = {key: Output(job.folder, output_name(job.split, *key), counts[key]) for key in counts}
+        self.outputs = {key: Output(job.folder, output_name(job.split, key), counts[key]) for key in counts}
         self.committed_s = 0.0
         self.commit()
 
-    def resume(self) -> tuple[int, dict[tuple[str, str], dict[str, int]]]:
+    def resume(self) -> tuple[int, dict[Key, dict[str, int]]]:
         """The input byte that an earlier run of the same job reached, and the counts of its outputs; (0, {}) without one."""
         if not self.job.journal.exists():
             return 0, {}
         state = json.loads(self.job.journal.read_text(encoding="utf-8"))
-        counts = {(row["source"], row["part"]): row["counts"] for row in state["outputs"]}
-        names = {key: output_name(self.job.split, *key) for key in counts}
+        counts = {Key(*row["key"]): row["counts"] for row in state["outputs"]}
+        names = {key: output_name(self.job.split, key) for key in counts}
         if state["job"] != self.identity or not all(
             Output.holds(self.job.folder, names[key], counts[key]) for key in counts
         ):
@@ -373,11 +387,11 @@ class SplitWriter:
         print(f"{self.job.split}: going on at byte {state['end']:,} of {self.job.input}", file=sys.stderr)
         return state["end"], counts
 
-    def add(self, shard: Shard, packed: Mapping[tuple[str, str], Packed]) -> None:
+    def add(self, shard: Shard, packed: Mapping[Key, Packed]) -> None:
         """Append a shard's documents to their outputs; bring them to the disk every COMMIT_INTERVAL_S."""
         for key, documents in packed.items():
             if key not in self.outputs:
-                self.outputs[key] = Output(self.job.folder, output_name(self.job.split, *key), {})
+                self.outputs[key] = Output(self.job.folder, output_name(self.job.split, key), {})
             self.outputs[key].append(documents)
         self.end = shard.end
         if time.monotonic() - self.committed_s > COMMIT_INTERVAL_S:
@@ -387,7 +401,7 @@ class SplitWriter:
         """Bring the outputs to the disk, then say so in the journal."""
         for output in self.outputs.values():
             output.commit()
-        rows = [{"source": key[0], "part": key[1], "counts": output.counts()} for key, output in self.outputs.items()]
+        rows = [{"key": key, "counts": output.counts()} for key, output in self.outputs.items()]
         with atomic_write(self.job.journal) as file:
             file.write(json.dumps({"job": self.identity, "end": self.end, "outputs": rows}))
         self.committed_s = time.monotonic()
@@ -398,11 +412,10 @@ class SplitWriter:
         facts = tokenizer_facts(self.job.tokenizer)
         remove_outputs(self.job.folder, self.job.split, keep=[output.name for output in self.outputs.values()])
         paths = []
-        for (source, part), output in self.outputs.items():
+        for key, output in self.outputs.items():
             description = {
                 "split": self.job.split,
-                "source": source,
-                "part": part,
+                **key._asdict(),
                 **output.counts(),
                 "job": self.identity,
             }
@@ -436,8 +449,19 @@ def pack_split(job: Job, processes: int) -> list[TokenFile]:
         writer.close()
 
 
-def pack(dataset: Path, tokenizer: Path, *, parts: Sequence[str] = (FULL_TEXT,), processes: int = 1) -> list[TokenFile]:
-    """Pack train.jsonl and val.jsonl of `dataset` into `dataset`/tokens; what is packed already is left as it is."""
+def pack(
+    dataset: Path,
+    tokenizer: Path,
+    *,
+    parts: Sequence[str] = (FULL_TEXT,),
+    grouped: bool = False,
+    processes: int = 1,
+) -> list[TokenFile]:
+    """Pack train.jsonl and val.jsonl of `dataset` into `dataset`/tokens; what is packed already is left as it is.
+
+    `grouped` gives each group of a source's training documents (mixture.group_of) a file of its own, so that a run can draw them
+    with weights of their own; all groups together are the full text.
+    """
     inputs = [split for split in SPLITS if (dataset / f"{split}.jsonl").exists()]
     if "train" not in inputs:
         raise UserError(f"{dataset} holds no train.jsonl; run data_prep/prepare_dataset.py --out {dataset}")
@@ -448,7 +472,11 @@ def pack(dataset: Path, tokenizer: Path, *, parts: Sequence[str] = (FULL_TEXT,),
         for split in set(SPLITS) - set(inputs):
             remove_outputs(dataset / "tokens", split, keep=())
         return [
-            file for split in inputs for file in pack_split(Job(dataset, split, tokenizer, tuple(parts)), processes)
+            file
+            for split in inputs
+            for file in pack_split(
+                Job(dataset, split, tokenizer, tuple(parts), grouped and split == "train"), processes
+            )
         ]
 
 
@@ -473,8 +501,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--parts",
         nargs="+",
         choices=list(PARTS),
-        default=[FULL_TEXT],
-        help="what to pack of each record (default: text)",
+        default=list(PARTS),
+        help="what to pack of each record (default: all, because the curriculum begins with prose)",
+    )
+    parser.add_argument(
+        "--groups",
+        action=BooleanOptionalAction,
+        default=True,
+        help="a file for each group of training documents, gold or not, formula-heavy or not (default: yes)",
     )
     parser.add_argument(
         "--processes", type=int, default=os.cpu_count() or 1, help="worker processes (default: one a core, %(default)s)"
@@ -483,7 +517,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.processes < 1:
         parser.error(f"--processes {options.processes}; at least 1 is needed")
     started_s = time.monotonic()
-    for file in pack(options.dataset, options.tokenizer, parts=options.parts, processes=options.processes):
+    for file in pack(
+        options.dataset,
+        options.tokenizer,
+        parts=options.parts,
+        grouped=options.groups,
+        processes=options.processes,
+    ):
         counts = file.header
         print(
             f"{file.path}: {counts.num_documents:,} documents, {counts.num_tokens:,} tokens, "

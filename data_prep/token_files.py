@@ -3,7 +3,7 @@
 In: a folder `tokens/` as pack_tokens.py writes it, and the tokenizer's folder. Out: `Batch`es of rows for training and evaluation.
 
 A packed source is three files, `<split>-<source>.bin`, `.idx` and `.json` (a part other than the full text has its name in
-between: `train-arxiv.prose.bin`). The first two begin with the same header of 256 bytes (HEADER), then hold one flat array:
+between: `train-arxiv.prose.bin`; a group of a source's documents likewise: `train-arxiv@gold-words.bin`). The first two begin with the same header of 256 bytes (HEADER), then hold one flat array:
 
     .bin   <u4 [num_tokens]          the documents one after the other, each BOS + text + EOS
     .idx   <u8 [num_documents + 1]   where each document starts in .bin, and num_tokens at the end
@@ -238,6 +238,7 @@ class TokenFile:
     split: str
     source: str
     part: str
+    group: str
     header: Header
     tokens: npt.NDArray[np.uint32]
     starts: npt.NDArray[np.uint64]
@@ -253,13 +254,20 @@ def open_token_file(path: Path) -> TokenFile:
         np.memmap(name, dtype=dtype, mode="r", offset=HEADER_BYTES)
         for name, dtype in ((path, TOKEN_DTYPE), (path.with_suffix(".idx"), INDEX_DTYPE))
     ]
-    return TokenFile(path, facts["split"], facts["source"], facts["part"], header, maps[0], maps[1])
+    return TokenFile(path, facts["split"], facts["source"], facts["part"], facts["group"], header, maps[0], maps[1])
 
 
 def open_split(
-    dataset: Path, split: str, *, part: str = FULL_TEXT, tokenizer: Path | None = None, vocab_size: int | None = None
+    dataset: Path,
+    split: str,
+    *,
+    part: str | None = FULL_TEXT,
+    tokenizer: Path | None = None,
+    vocab_size: int | None = None,
 ) -> list[TokenFile]:
     """The packed sources of a split ("train" or "val") under `dataset`/tokens, in the order of their names.
+
+    All groups of the `part` are among them; None stands for all parts.
 
     A UserError if there are none, if they were packed by different tokenizers, by another one than `tokenizer` (a folder),
     or if one holds ids that a model of `vocab_size` rows does not have.
@@ -270,10 +278,10 @@ def open_split(
             f"packing of {split!r} in {folder} was not finished; run data_prep/pack_tokens.py --dataset {dataset} again"
         )
     files = [open_token_file(path) for path in sorted(folder.glob(f"{split}-*.bin"))]
-    files = [file for file in files if file.split == split and file.part == part]
+    files = [file for file in files if file.split == split and part in (None, file.part)]
     if not files:
         raise UserError(
-            f"{folder} holds no packed tokens of {split!r} ({part}); run data_prep/pack_tokens.py --dataset {dataset}"
+            f"{folder} holds no packed tokens of {split!r} ({part or 'any part'}); run data_prep/pack_tokens.py --dataset {dataset}"
         )
     wanted = files[0].header.fingerprint if tokenizer is None else tokenizer_fingerprint(tokenizer)
     for file in files:

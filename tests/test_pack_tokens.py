@@ -128,8 +128,8 @@ def die_after(dataset: Path, tokenizer: Path, num_shards: int) -> None:
         nonlocal num_shards
         num_shards -= 1
         if num_shards < 0:
-            writer.outputs[("arxiv", "text")].tokens.write(b"torn")
-            writer.outputs[("arxiv", "text")].tokens.flush()
+            writer.outputs[pack_tokens.Key("arxiv", "text", "")].tokens.write(b"torn")
+            writer.outputs[pack_tokens.Key("arxiv", "text", "")].tokens.flush()
             os._exit(9)
         add(writer, shard, documents)  # type: ignore[arg-type]
 
