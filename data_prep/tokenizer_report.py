@@ -25,21 +25,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from data_prep.cli import EXIT_DONE, Parser, UserError, atomic_write, need_file, run
+from data_prep.mathematics import math_spans
 from data_prep.token_files import read_json
 from data_prep.train_tokenizer import CONTROL_WORD, read_documents
 
 NUM_CONTROL_WORDS = 500
 SPEED_SAMPLE_BYTES = 2_000_000
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
-MATH_ENVIRONMENTS = (
-    "equation align alignat gather multline flalign eqnarray displaymath math array cases split IEEEeqnarray".split()
-)
-# Formulas, each form closed within 20,000 characters; another escaped character is stepped over, so that \$ opens nothing.
-FORMULA = re.compile(
-    r"\\begin\{(?P<name>(?:" + "|".join(MATH_ENVIRONMENTS) + r")\*?)\}.{1,20000}?\\end\{(?P=name)\}"
-    r"|\\\[.{1,20000}?\\\]|\\\(.{1,20000}?\\\)|(?P<skip>\\.)|\$\$.{1,20000}?\$\$|\$[^$]{1,20000}\$",
-    re.DOTALL,
-)
+# A control word, or another escaped character, which is stepped over: letters after a line break (two backslashes) are no control word.
+ESCAPED = re.compile(rf"\\(?:[^A-Za-z]|$)|{CONTROL_WORD}")
 # How cl100k and o200k cut a text before merging (tiktoken's vocabularies do not say), in the syntax of `tokenizers`.
 TIKTOKEN_PATTERNS = {
     "o200k": r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
@@ -163,13 +157,8 @@ class Spans(NamedTuple):
 
 def find_spans(text: str) -> Spans:
     """Find them; a control word is a backslash that is not itself escaped, and letters."""
-    formulas = [match.span() for match in FORMULA.finditer(text) if match["skip"] is None]
-    words = [
-        match.span()
-        for match in re.finditer(rf"\\(?:[^A-Za-z]|$)|{CONTROL_WORD}", text)
-        if text[match.end() - 1].isalpha()
-    ]
-    return Spans(formulas, words, [match.span() for match in NUMBER.finditer(text)])
+    words = [match.span() for match in ESCAPED.finditer(text) if text[match.end() - 1].isalpha()]
+    return Spans(math_spans(text), words, [match.span() for match in NUMBER.finditer(text)])
 
 
 def inside(spans: Sequence[tuple[int, int]], place: int) -> bool:
@@ -252,6 +241,18 @@ def measure(tokenizer: Any, texts: Sequence[str], spans: Sequence[Spans], words:
         "fallback_frac": ratio(sums["partial"], sums["tokens"]),
         "megabytes_per_cpu_s": measure_speed(tokenizer, texts),
     }
+
+
+def check_model(tokenizer: Any, folder: Path, texts: Sequence[str]) -> tuple[int, int, int]:
+    """Of the lines that are not blank: how many there are, how many have other ids in the folder's tokenizer.model, how many do not come back."""
+    import sentencepiece
+
+    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    lines = [line for text in texts for line in text.split("\n") if line.strip()]
+    encodings = tokenizer.encode_batch_fast(lines, add_special_tokens=False)
+    different = sum(encoding.ids != ids for encoding, ids in zip(encodings, model.encode(lines), strict=True))
+    back = tokenizer.decode_batch([encoding.ids for encoding in encodings], skip_special_tokens=False)
+    return len(lines), different, sum(line != again for line, again in zip(lines, back, strict=True))
 
 
 def ratio(part: float, whole: float) -> float:
@@ -366,6 +367,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         tokenizer = load_tokenizer(path)
         figures[name] = measure(tokenizer, texts, spans, words)
         per_word[name] = measure_control_words(tokenizer, words)
+        if (path / "tokenizer.model").exists():
+            num_lines, different, lost = check_model(tokenizer, path, texts)
+            print(
+                f"{name}: of {num_lines:,} lines {different} have other ids by its tokenizer.model, {lost} do not come back\n"
+            )
     print(table(figures))
     for name in names if len(names) > 1 else []:
         worse = worse_than_best(per_word, name)

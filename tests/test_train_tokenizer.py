@@ -438,7 +438,16 @@ def test_the_report_counts_what_it_says(folder: Path, tmp_path: Path, capsys: py
     assert figures["tokens_per_formula"] == len(formula)
     assert figures["tokens_per_number"] == 2
     assert (figures["tokens_per_control_word"], figures["whole_control_words"], figures["glued_frac"]) == (1, 2, 0)
-    assert f"tokenizer  {VOCAB_SIZE:>6}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"tokenizer  {VOCAB_SIZE:>6}" in shown
+    assert "tokenizer: of 50 lines 0 have other ids by its tokenizer.model, 0 do not come back" in shown
+
+
+def test_the_report_finds_a_folder_whose_parts_differ(folder: Path, unigram_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "mixed")
+    shutil.copyfile(unigram_folder / "tokenizer.model", tmp_path / "mixed" / "tokenizer.model")
+    tokenizer = tokenizer_report.load_tokenizer(tmp_path / "mixed")
+    assert tokenizer_report.check_model(tokenizer, tmp_path / "mixed", ["Let x be given.\n\nThen $y$."]) == (2, 2, 0)
 
 
 def test_the_report_reads_tiktoken_vocabularies_and_draws(folder: Path, tmp_path: Path) -> None:
