@@ -60,7 +60,7 @@ def test_plan_is_printed_without_a_gpu_or_data(tmp_path: Path) -> None:
         "1,633,781,760 parameters",
         "9.00 GFLOP",
         "= 1,572,864 tokens per step",
-        "= 33,176 steps",
+        "33,176 steps x 1,572,864",
         "836 GPU-hours",
         "22.9 GB",
     ):
