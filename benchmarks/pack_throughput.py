@@ -57,7 +57,17 @@ def pack_once(source: Path, tokenizer: Path, processes: int, repeat: int) -> tup
         with (dataset / "train.jsonl").open("wb") as file:
             for _ in range(repeat):
                 file.write(source.read_bytes())
-        words = ["--dataset", dataset, "--tokenizer", tokenizer, "--processes", processes]
+        words = [
+            "--dataset",
+            dataset,
+            "--tokenizer",
+            tokenizer,
+            "--processes",
+            processes,
+            "--parts",
+            "text",
+            "--no-groups",
+        ]
         started_s = time.monotonic()
         child = subprocess.Popen(
             [sys.executable, ROOT / "data_prep" / "pack_tokens.py", *map(str, words)], stdout=subprocess.DEVNULL

@@ -1,7 +1,8 @@
 """Pack the records of train.jsonl and val.jsonl into flat files of tokens, which training reads as memory maps.
 
 In: a dataset folder with train.jsonl and val.jsonl (either may be absent), and a tokenizer's folder.
-Out: DATASET/tokens/<split>-<source>.bin, .idx, .json for each source (token_files.py has the form). Each document is
+Out: DATASET/tokens/<split>-<source>@<group>.bin, .idx, .json for each source and group of documents (mixture.py has the groups), and
+<split>-<source>.prose.bin for abstracts, introductions and conclusions alone (token_files.py has the form). Each document is
 BOS + training_text(record) + EOS; no document is cut, and characters that spell a special token in a text stay text.
 
 The input is cut into shards of whole lines; processes tokenize shards, this process writes them in order and notes after each how far

@@ -3,7 +3,8 @@
 In: a folder `tokens/` as pack_tokens.py writes it, and the tokenizer's folder. Out: `Batch`es of rows for training and evaluation.
 
 A packed source is three files, `<split>-<source>.bin`, `.idx` and `.json` (a part other than the full text has its name in
-between: `train-arxiv.prose.bin`; a group of a source's documents likewise: `train-arxiv@gold-words.bin`). The first two begin with the same header of 256 bytes (HEADER), then hold one flat array:
+between: `train-arxiv.prose.bin`; a group of a source's documents likewise: `train-arxiv@gold-words.bin`). The first two begin with
+the same header of 256 bytes (HEADER), then hold one flat array:
 
     .bin   <u4 [num_tokens]          the documents one after the other, each BOS + text + EOS
     .idx   <u8 [num_documents + 1]   where each document starts in .bin, and num_tokens at the end
