@@ -46,20 +46,7 @@ FUNNEL: dict[str, tuple[str, ...]] = {
 }
 STAGE_OF = {reason: stage for stage, reasons in FUNNEL.items() for reason in reasons}
 NUM_SAMPLES = 3  # rejected papers named for each reason, chosen by a hash of their ids
-LENGTH_BINS_CHARS = (
-    2_000,
-    5_000,
-    10_000,
-    20_000,
-    40_000,
-    60_000,
-    80_000,
-    100_000,
-    150_000,
-    200_000,
-    400_000,
-    1_000_000,
-)
+LENGTH_BINS_CHARS = tuple(1_000 * edge for edge in (2, 5, 10, 20, 40, 60, 80, 100, 150, 200, 400, 1_000))
 
 
 @dataclass(frozen=True)
@@ -69,6 +56,16 @@ class Options:
     val_frac: float
     jaccard: float
     list_missing: bool
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of an e-print: written as `line` to train or val (`side`), or rejected (`rejection` is not None)."""
+
+    item: dict[str, Any]
+    rejection: Rejection | None
+    side: str = ""
+    line: bytes = b""
 
 
 @dataclass
@@ -290,64 +287,65 @@ class HashedFile:
         return {"lines": self.num_lines, "bytes": self.num_bytes, "sha256": self.digest.hexdigest()}
 
 
-def outcomes(
-    folders: Sequence[Path], superseded: dict[int, Rejection], papers: Papers, clusters: Clusters
-) -> Iterator[tuple[dict[str, Any], bytes, int, Rejection | None]]:
-    """Each e-print once, in the order of reading: (item, its record's line if it has one, its number among papers, why not)."""
-    place = number = 0
+def decide(
+    folders: Sequence[Path], superseded: dict[int, Rejection], papers: Papers, clusters: Clusters, sides: Sequence[str]
+) -> Iterator[Decision]:
+    """The decision on each e-print, in the order of reading."""
+    place = number = 0  # among all e-prints, and among the papers that `cluster` saw
     for folder in folders:
         with (folder / RECORDS).open("rb") as records:
             for item in read_items(folder):
-                line, rejection = b"", None
-                if "reason" in item:
-                    rejection = superseded.get(place) or Rejection(item["reason"], item["detail"])
-                else:
-                    line, rejection = records.readline(), superseded.get(place)
-                    if not line.endswith(b"\n"):
-                        raise RuntimeError(
-                            f"{folder} has fewer records than it says; delete that folder, then run again"
-                        )
-                yield_number = number
-                if rejection is None:
-                    rejection = clusters.rejection(number, papers.ids)
-                    number += 1
-                yield item, line, yield_number, rejection
+                rejection, line = superseded.get(place), b""
                 place += 1
+                if "reason" in item:
+                    yield Decision(item, rejection or Rejection(item["reason"], item["detail"]))
+                    continue
+                line = records.readline()
+                if not line.endswith(b"\n"):
+                    raise RuntimeError(f"{folder} has fewer records than it says; delete that folder, then run again")
+                if rejection is not None:
+                    yield Decision(item, rejection)
+                    continue
+                yield Decision(item, clusters.rejection(number, papers.ids), sides[number], line)
+                number += 1
 
 
-def missing(metadata_folder: Path, given: dict[str, int]) -> Iterator[dict[str, Any]]:
-    """An item for each record that passes the metadata filter and for which no e-print was given."""
+def missing(metadata_folder: Path, given: dict[str, int]) -> Iterator[Decision]:
+    """A rejection for each record that passes the metadata filter and for which no e-print was given."""
     for paper_id in MetadataIndex(metadata_folder).kept_ids():
         if paper_id not in given:
-            yield {"id": paper_id, "version": None, "name": None, "bytes": 0, "year": None, "category": None}
+            item = {"id": paper_id, "version": None, "name": None, "bytes": 0, "year": None, "category": None}
+            yield Decision(item, Rejection("no-source", "no e-print of this paper was given"))
 
 
-def write_corpus(
-    out: Path, decided: Iterable[tuple[dict[str, Any], bytes, int, Rejection | None]], sides: Sequence[str]
-) -> tuple[Account, dict[str, Any]]:
+def write_corpus(out: Path, decisions: Iterable[Decision]) -> tuple[Account, dict[str, Any]]:
     """Write the three files, whole or not at all; returns the figures, and lines, bytes and hash of each file."""
     account = Account()
     with contextlib.ExitStack() as stack:
         files = {
             name: HashedFile(stack.enter_context(atomic_write(out / name, "wb"))) for name in (TRAIN, VAL, REJECTS)
         }
-        for item, line, number, rejection in decided:
+        for decision in decisions:
+            item, rejection = decision.item, decision.rejection
             account.add(item, rejection)
             if rejection is None:
-                files[VAL if sides[number] == "val" else TRAIN].write(line)
+                files[VAL if decision.side == "val" else TRAIN].write(decision.line)
             else:
                 reject = {"id": item["id"], "version": item["version"], "name": item["name"]}
                 files[REJECTS].write(
                     json_line(reject | {"reason": rejection.reason, "detail": rejection.detail}).encode()
                 )
-        num_out = sum(file.num_lines for file in files.values())
-        if num_out != account.total.num_in or account.total.num_in != account.total.num_kept + account.reasons.total():
-            raise RuntimeError(f"{account.total.num_in} e-prints came in, {num_out} lines went out: papers were lost")
+        num_in, num_kept, num_rejected = account.total.num_in, account.total.num_kept, account.reasons.total()
+        num_lines = [files[name].num_lines for name in (TRAIN, VAL, REJECTS)]
+        if num_in != num_kept + num_rejected or [num_kept, num_rejected] != [num_lines[0] + num_lines[1], num_lines[2]]:
+            raise RuntimeError(
+                f"{num_in} e-prints, {num_kept} kept, {num_rejected} rejected, but {num_lines} lines written"
+            )
     return account, {name: file.as_dict() for name, file in files.items()}
 
 
 def merge(out: Path, folders: Sequence[Path], metadata_folder: Path, options: Options) -> dict[str, Any]:
-    """Write the corpus from finished shards; returns the manifest's figures. Memory: about 700 bytes per paper."""
+    """Write the corpus from finished shards; returns the manifest's figures. Memory: about 1,300 bytes per kept paper."""
     superseded, place_of = resolve_versions(folders)
     papers, signatures = gather(folders, superseded)
     clusters = cluster(signatures, papers.ids, papers.versions, Texts(folders, papers), threshold=options.jaccard)
@@ -357,14 +355,9 @@ def merge(out: Path, folders: Sequence[Path], metadata_folder: Path, options: Op
         for first, kept in zip(clusters.first.tolist(), clusters.kept.tolist(), strict=True)
     ]
     leaks = check_leaks(folders, papers, sides)
-
-    def decided() -> Iterator[tuple[dict[str, Any], bytes, int, Rejection | None]]:
-        yield from outcomes(folders, superseded, papers, clusters)
-        if options.list_missing:
-            for item in missing(metadata_folder, place_of):
-                yield item, b"", -1, Rejection("no-source", "no e-print of this paper was given")
-
-    account, files = write_corpus(out, decided(), sides)
+    decisions = decide(folders, superseded, papers, clusters, sides)
+    unseen = missing(metadata_folder, place_of) if options.list_missing else ()
+    account, files = write_corpus(out, itertools.chain(decisions, unseen))
     total = account.total
     return {
         "papers": {
