@@ -163,10 +163,13 @@ def claim_folder(out: Path, stamp: dict[str, Any], force: bool) -> None:
         )
     if present and not force:
         raise UserError(f"{out} holds {present[0]} of another run; choose another --out, or add --force to replace it")
-    for name in OUTPUTS:
-        (out / name).unlink(missing_ok=True)
-    with atomic_write(out / SHARDS / STAMP) as file:
-        json.dump(stamp, file, indent=1)
+    try:
+        for name in OUTPUTS:
+            (out / name).unlink(missing_ok=True)
+        with atomic_write(out / SHARDS / STAMP) as file:
+            json.dump(stamp, file, indent=1)
+    except (PermissionError, NotADirectoryError) as error:
+        raise UserError(f"--out {out} cannot be written ({error.strerror}); choose another folder") from None
 
 
 @contextlib.contextmanager

@@ -114,9 +114,12 @@ def archive_files(sources: Sequence[Path]) -> list[Path]:
 
 
 def holds_eprints(path: Path) -> bool:
-    """Whether a file is a bulk tar, by its first header; a paper may be a plain tar, too."""
-    with path.open("rb") as file:
-        return is_bulk_tar(path, file.read(8 * TAR_BLOCK_BYTES))
+    """Whether a file is a bulk tar, by its first header; a paper may be a plain tar, too. UserError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return is_bulk_tar(path, file.read(8 * TAR_BLOCK_BYTES))
+    except OSError as error:
+        raise UserError(f"source {path} cannot be read ({error.strerror}); mend or remove it") from None
 
 
 def groups(files: Sequence[Path]) -> Iterator[tuple[Path, ...]]:

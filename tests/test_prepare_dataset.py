@@ -734,6 +734,17 @@ def test_an_empty_folder_of_sources_and_empty_metadata_are_mistakes(arxiv: Arxiv
         arxiv.prepare("--metadata", str(arxiv.folder / "empty.jsonl"))
 
 
+def test_sources_and_folders_that_cannot_be_used_are_mistakes(arxiv: Arxiv) -> None:
+    arxiv.fill(1)
+    (arxiv.folder / "file").write_text("")
+    for out, message in (("file", "is a file; name a folder"), ("file/out", "cannot be written")):
+        with pytest.raises(UserError, match=message):
+            arxiv.prepare(out=arxiv.folder / out)
+    (arxiv.sources / "1501.00009.gz").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"1501.00009.gz cannot be read \(No such file"):
+        arxiv.prepare()
+
+
 def test_a_mistake_is_one_line_and_exit_2() -> None:
     done = run_command("data_prep/prepare_dataset.py", "--metadata", "absent.jsonl", "--sources", "absent")
     assert (done.returncode, done.stdout) == (2, "")
