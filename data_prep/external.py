@@ -113,6 +113,13 @@ def web_page(place: str, fields: Mapping[str, Any]) -> Item:
     return Item(field(fields, "url"), text=field(fields, "text").strip(), year=year_in(fields.get("date")))
 
 
+def slimpajama(place: str, fields: Mapping[str, Any]) -> Item:
+    """SlimPajama: text, meta with the name of the part."""
+    meta = fields.get("meta")
+    part = meta.get("redpajama_set_name") if isinstance(meta, dict) else None
+    return Item(place, text=field(fields, "text").strip(), tags=(part,) if isinstance(part, str) else ())
+
+
 def question_answer(question_name: str, answer_name: str, tag_name: str) -> "RowConverter":
     """Data sets whose rows are a question and its answer, under the given names."""
 
@@ -342,6 +349,7 @@ class Form(NamedTuple):
 
 FORMS: dict[str, Form] = {
     "openwebmath": Form(each(web_page), "openwebmath", "ODC-By 1.0", "text"),
+    "slimpajama": Form(each(slimpajama), "slimpajama", "mixed", "text"),
     "stackexchange": Form(paired, "stackexchange", "CC BY-SA 4.0"),
     "stackexchange-dump": Form(None, "stackexchange", "CC BY-SA 4.0"),
     "mathinstruct": Form(each(question_answer("instruction", "output", "source")), "mathinstruct", "MIT"),

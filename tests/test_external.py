@@ -105,6 +105,15 @@ def test_openwebmath(tmp_path: Path) -> None:
     assert training_text(record) == page["text"]
 
 
+def test_slimpajama(tmp_path: Path) -> None:
+    [record] = convert("slimpajama", [{"text": "A page.", "meta": {"redpajama_set_name": "RedPajamaC4"}}], tmp_path)
+    assert (record["id"], record["categories"], training_text(record)) == (
+        "slimpajama/rows.jsonl#1",
+        ["RedPajamaC4"],
+        "A page.",
+    )
+
+
 ANSWERED = [
     (
         "mathinstruct",
