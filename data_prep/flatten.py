@@ -86,7 +86,7 @@ CONTROL_WORD_END = re.compile(r"\\[A-Za-z@]+\Z")
 INK = re.compile(r"\S")
 BLANK_REST = re.compile(r"[ \t]*(?:\n|\Z)")
 DEFINE = re.compile(
-    r"\\((?:re|provide)?newcommand|DeclareRobustCommand|(?:New|Renew|Provide|Declare)DocumentCommand|[gex]?def)(?![A-Za-z@])\*?"
+    r"\\((?:re|provide)?newcommand|DeclareRobustCommand|(?:New|Renew|Provide|Declare)DocumentCommand|[gex]?def|(?:re)?define)(?![A-Za-z@])\*?"
 )
 DEFINED = re.compile(r"\s{0,99}\{?\s{0,99}\\([A-Za-z@]+)\s*\}?\s*")
 BEING_DEFINED = re.compile(  # the command at the end of this is the one defined, not used
@@ -144,7 +144,7 @@ def definition_head(text: str, define: re.Match[str]) -> tuple[str, tuple[tuple[
         return None
     start = named.end()
     arguments: list[tuple[str, str]] = []
-    if define[1].endswith("def"):
+    if define[1].endswith(("def", "define")):
         start = text.find("{", named.end(), named.end() + 200)
         if start < 0 or re.sub(r"#\d|\s", "", text[named.end() : start]):
             return None  # delimited arguments: nobody has been seen to include that way
@@ -575,13 +575,16 @@ class Flattener:
         if not name:
             return None
         folders = dict.fromkeys((self.home if base is None else base, self.home, posixpath.dirname(self.open[-1]), ""))
-        paths = [member_name(folder, name + suffix) for folder in folders for suffix in suffixes]
+        paths = []
+        for folder in folders:
+            for suffix in suffixes:
+                path = member_name(folder, name + suffix)
+                if path in self.archive.kinds:
+                    return path
+                paths.append(path.lower())
         for path in paths:
-            if path in self.archive.kinds:
-                return path
-        for path in paths:
-            if path.lower() in self.by_lower:
-                return self.by_lower[path.lower()]
+            if path in self.by_lower:
+                return self.by_lower[path]
         last = posixpath.basename(name).lower()
         return next((found for suffix in suffixes if (found := self.by_base.get(last + suffix))), None)
 
