@@ -56,6 +56,7 @@ NUM_PERM = 128  # slots of a signature; the standard error of an estimate at J =
 SHINGLE_WORDS = 5
 THRESHOLD = 0.8
 BAND_SLOTS = 4  # 32 bands of 4 slots: a pair with J = 0.8 shares none of them with probability (1 - 0.8**4)**32 = 5e-8
+LEAST_THRESHOLD = 0.6  # there it is 1%, and grows fast below
 SCREEN_ERRORS = 4.0  # pairs whose estimate is this many standard errors under the threshold are not read again
 BUCKET_BEST = 64  # in a bucket of more documents, each is compared with this many best ones: linear, not quadratic
 OVERLAP_WORDS = 13  # for leaks and contamination, as GPT-3 (arXiv:2005.14165, appendix C)
@@ -279,7 +280,7 @@ def candidates(slots: NDArray[np.uint16], active: NDArray[np.int64], threshold: 
     `active`: the documents to compare, best first. A band is four slots read as one uint64; a stable sort brings equal bands
     together, in rank order. A pair that shares a band is screened by its estimated similarity.
     """
-    bands = slots.view(np.uint64)
+    bands = slots.view(np.dtype(f"u{2 * BAND_SLOTS}"))
     least = threshold - SCREEN_ERRORS * (threshold * (1 - threshold) / NUM_PERM) ** 0.5
     found: list[Hashes] = []
     for band in range(bands.shape[1]):
@@ -472,9 +473,9 @@ class BenchmarkIndex:
         words = word_hashes(text) if words is None else words
         owner = self.long_match(words)
         owner = self.short_match(words) if owner is None else owner
-        return (
-            None if owner is None else Rejection("contaminated", f"holds a question of {self.arrays['names'][owner]}")
-        )
+        if owner is None:
+            return None
+        return Rejection("contaminated", f"holds a question of {self.arrays['names'][owner]}")
 
     def long_match(self, words: Hashes) -> int | None:
         """The question of the document's first 13-gram that is in the index."""
@@ -553,9 +554,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--decontaminate", type=Path, nargs="+", default=[], help="benchmark files: JSON lines or array, or .gz"
     )
     args = parser.parse_args(argv)
-    if not 0.5 <= args.jaccard <= 1:
+    if not LEAST_THRESHOLD <= args.jaccard <= 1:
         raise UserError(
-            f"--jaccard {args.jaccard}: a similarity from 0.5 to 1 is needed, below that nothing is a duplicate"
+            f"--jaccard {args.jaccard}: from {LEAST_THRESHOLD} to 1 is needed; less similar pairs are missed"
         )
     index = BenchmarkIndex.build(args.decontaminate) if args.decontaminate else None
     if index:

@@ -537,7 +537,7 @@ def test_command(tmp_path: Path) -> None:
     [
         ('{"id": "a"}\n', [], "line 1: an object with strings `id` and `text` is needed"),
         ("{\n", [], "line 1: not JSON"),
-        ("", ["--jaccard", "0.2"], "--jaccard 0.2: a similarity from 0.5 to 1 is needed"),
+        ("", ["--jaccard", "0.2"], "--jaccard 0.2: from 0.6 to 1 is needed"),
     ],
 )
 def test_command_with_bad_input(content: str, flags: list[str], message: str, tmp_path: Path) -> None:
