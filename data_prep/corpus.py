@@ -9,7 +9,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,13 @@ from data_prep.corpus_folder import (
     SHARDS,
     STAMP,
     TIMINGS,
+    TURN,
     Settings,
+    check_folder,
     claim_folder,
+    held,
+    in_turn,
     key_of,
-    locked,
     sha256_file,
     stamp_of,
 )
@@ -54,23 +57,29 @@ def make_plan(settings: Settings) -> Plan:
 
 def make_corpus(settings: Settings, plan: Plan) -> bool:
     """Make the corpus, or a job array's part of it; False if it was there. Raises UserError for a folder that is not this run's."""
-    claim_folder(settings.out, plan.stamp, settings.force)
+    check_folder(settings.out, plan.stamp, settings.force)
     folder = (settings.out / SHARDS).resolve()
-    with locked(folder, shared=settings.is_array_task):
-        if is_finished(settings.out):
-            return False
-        if not settings.is_array_task:
-            for leftover in folder.glob("*.partial"):  # of a run that was killed
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        metadata_folder = folder / f"metadata-{key_of(plan.stamp['metadata'])}"
-        job = Job(
-            folder, metadata_folder, settings.limits, settings.keep_captions, prepare_benchmarks(settings, folder)
-        )
-        counts = prepare_metadata(settings, job)
+    with held(settings.out, shared=settings.is_array_task):
+        with in_turn(settings.out):
+            claim_folder(settings.out, plan.stamp)
+            if is_finished(settings.out):
+                return False
+            if not settings.is_array_task:
+                remove(folder.glob("*.partial"))  # of a run that was killed
+            metadata_folder = folder / f"metadata-{key_of(plan.stamp['metadata'])}"
+            benchmarks = prepare_benchmarks(settings, folder)
+            job = Job(folder, metadata_folder, settings.limits, settings.keep_captions, benchmarks)
+            counts = prepare_metadata(settings, job)
         do_shards(settings, job, plan.shards)
         if not settings.is_array_task:
             finish(settings, job, plan, counts)
     return True
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Delete files and folders."""
+    for path in list(paths):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def prepare_metadata(settings: Settings, job: Job) -> dict[str, Any]:
@@ -164,14 +173,9 @@ def finish(settings: Settings, job: Job, plan: Plan, counts: dict[str, Any]) -> 
     flags = {name: value for part in plan.stamp.values() for name, value in part.items()}
     del flags["--metadata"], flags["--sources"]  # they hold times of change; hashes and sizes stand elsewhere
     write_json(settings.out / MANIFEST, {**figures, "metadata": metadata, "sources": sources, "settings": flags})
-    remove_all_but({STAMP, LOCK, job.metadata_folder.name, *(folder.name for folder in folders)}, job)
-
-
-def remove_all_but(needed: set[str], job: Job) -> None:
-    """Clear the shards' folder of what other flags, other sources and kills left there."""
-    for path in job.shards_folder.iterdir():
-        if path.name not in needed and path != job.benchmarks:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    needed = {STAMP, LOCK, TURN, job.metadata_folder.name, *(folder.name for folder in folders)}
+    needed |= {job.benchmarks.name} if job.benchmarks else set()
+    remove(path for path in job.shards_folder.iterdir() if path.name not in needed)
 
 
 def is_finished(out: Path) -> bool:

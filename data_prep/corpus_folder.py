@@ -22,7 +22,7 @@ from data_prep.filters import Limits
 
 TRAIN, VAL, REJECTS, MANIFEST, TIMINGS = "train.jsonl", "val.jsonl", "rejects.jsonl", "manifest.json", "timings.json"
 OUTPUTS = (MANIFEST, TRAIN, VAL, REJECTS, TIMINGS)  # the manifest goes first: without it a corpus is not finished
-SHARDS, STAMP, LOCK = "shards", "run.json", "lock"
+SHARDS, STAMP, LOCK, TURN = "shards", "run.json", "lock", "turn"
 NO_BYTES = {"cli", "corpus_folder", "engines"}  # modules that decide no byte of the output
 HERE = Path(__file__).resolve().parent
 IMPORT = re.compile(r"(?m)^ *from data_prep\.(\w+) import ")
@@ -148,36 +148,48 @@ def read_stamp(folder: Path) -> dict[str, Any] | None:
     return stamp if isinstance(stamp, dict) else None
 
 
-def claim_folder(out: Path, stamp: dict[str, Any], force: bool) -> None:
-    """Make `out` this run's, or raise UserError: it holds another run's output, or what this program did not write."""
+def check_folder(out: Path, stamp: dict[str, Any], force: bool) -> None:
+    """Raise UserError where `out` holds another run's output, or what this program did not write, unless `force` says so."""
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a folder")
     old = read_stamp(out / SHARDS)
-    present = [name for name in (*OUTPUTS, SHARDS) if (out / name).exists()]
-    if old is not None and not (changes := differences(old, stamp)):
-        return
-    if old is not None and not force:
+    if old is not None and not force and (changes := differences(old, stamp)):
         raise UserError(
             f"{out} holds a run with other settings: {'; '.join(changes)}. Choose another --out, or add --force: what the "
             "change does not touch is kept, the rest is done again"
         )
-    if present and not force:
+    present = [name for name in OUTPUTS if (out / name).exists()]
+    if old is None and present and not force:
         raise UserError(f"{out} holds {present[0]} of another run; choose another --out, or add --force to replace it")
-    try:
+
+
+def claim_folder(out: Path, stamp: dict[str, Any]) -> None:
+    """Make a folder that was checked this run's: a finished corpus of other settings goes."""
+    if read_stamp(out / SHARDS) != stamp:
         for name in OUTPUTS:
             (out / name).unlink(missing_ok=True)
         with atomic_write(out / SHARDS / STAMP) as file:
             json.dump(stamp, file, indent=1)
-    except (PermissionError, NotADirectoryError) as error:
-        raise UserError(f"--out {out} cannot be written ({error.strerror}); choose another folder") from None
 
 
 @contextlib.contextmanager
-def locked(folder: Path, shared: bool) -> Iterator[None]:
-    """Hold the folder against a second run; tasks of a job array share it. The lock goes with the process, however it ends."""
-    with (folder / LOCK).open("w") as file:
+def held(out: Path, shared: bool) -> Iterator[None]:
+    """Hold the folder against a second run; tasks of a job array share it. The hold ends with the process, however that ends."""
+    try:
+        (out / SHARDS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written ({error.strerror}); choose another folder") from None
+    with (out / SHARDS / LOCK).open("w") as file:
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another run is at work in {folder}; wait for it, or choose another --out") from None
+            raise UserError(f"another run is at work in {out}; wait for it, or choose another --out") from None
+        yield
+
+
+@contextlib.contextmanager
+def in_turn(out: Path) -> Iterator[None]:
+    """Of the tasks of a job array one at a time, so that the first does what all need, and the others find it done."""
+    with (out / SHARDS / TURN).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -467,6 +467,17 @@ def test_workers_arrays_and_order_do_not_change_a_byte(arxiv: Arxiv, tmp_path: P
     assert corpus_bytes(tmp_path / "reversed") == expected
 
 
+def test_tasks_of_a_job_array_may_start_at_once(arxiv: Arxiv) -> None:
+    arxiv.fill(120)
+    tasks = [start(arxiv, "--workers", "1", "--shard-index", str(task), "--num-shards", "3") for task in range(3)]
+    for task in tasks:
+        _, errors = task.communicate(timeout=60)
+        assert task.returncode == 0, errors
+    done = run_command("data_prep/prepare_dataset.py", *arxiv.flags, "--out", arxiv.out)
+    assert "2 of 2 shards are done already" in done.stderr
+    assert "120 e-prints = 120 kept" in done.stdout
+
+
 def test_ray_gives_the_same_bytes(arxiv: Arxiv, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="ray is optional and not installed")
     arxiv.fill(2)
@@ -572,6 +583,15 @@ def test_a_finished_corpus_is_left_alone(arxiv: Arxiv, capsys: pytest.CaptureFix
     assert "is finished already" in printed.err
     assert printed.out == table
     assert (arxiv.out / "train.jsonl").stat().st_mtime_ns == before
+
+
+def test_a_folder_that_is_refused_is_left_as_it_was(arxiv: Arxiv) -> None:
+    arxiv.fill(1)
+    arxiv.out.mkdir()
+    (arxiv.out / "val.jsonl").write_text("mine\n")
+    with pytest.raises(UserError):
+        arxiv.prepare()
+    assert [path.name for path in arxiv.out.iterdir()] == ["val.jsonl"]
 
 
 # Folders of other runs ---------------------------------------------------------------------------------------------------
