@@ -457,7 +457,8 @@ def unpack(archive: Archive, data: bytes, name: str, depth: int = 0) -> None:
     if kind == "gzip":
         stream = Stream(inflate(data, archive))
         kind = sniff(stream.peek(2048))
-        inner = member_name(folder, gzip_name(data) or ARCHIVE_SUFFIX.sub("", posixpath.basename(name)) + ".tex")
+        stem = ARCHIVE_SUFFIX.sub("", posixpath.basename(name))
+        inner = member_name(folder, gzip_name(data) or (f"{stem}.tex" if kind == "text" else stem))
         if kind == "tar":
             return fill_from_tar(archive, stream, folder)
         if kind in ("gzip", "zip") and depth < MAX_NESTING:

@@ -345,14 +345,15 @@ def why_none(archive: Archive) -> Rejection:
         return Rejection("empty-archive", "no members" if not num else "NUL bytes only")
     if kinds["empty"] and (num == 1 or suffix_of(example["empty"]) == ".tex"):
         return Rejection("withdrawn-source", f"{example['empty']} is empty")
+    holding = "one file," if num == 1 else f"{num} files, such as"
     for kind, reason in ONLY_REASONS:
         if kinds[kind]:
-            return Rejection(reason, f"{num} files, such as {example[kind]}")
+            return Rejection(reason, f"{holding} {example[kind]}")
     if any(suffix_of(name) == ".tex" for name in archive.oversized):
         return Rejection("too-large", f"{archive.oversized[0]} has more than {MAX_MEMBER_BYTES:,} bytes")
     if num == 1 and kinds["binary"]:
         return Rejection("unknown-format", f"{archive.names[0]} is no format that arXiv stores")
-    return Rejection("no-tex", f"{num} files, such as {archive.names[0]}")
+    return Rejection("no-tex", f"{holding} {archive.names[0]}")
 
 
 def check_source(source: str, main_name: str, archive: Archive) -> Rejection | None:

@@ -19,8 +19,8 @@ MAX_SOURCE_CHARS = 16_000_000  # of the flattened text; the largest of the 237 r
 MAX_INCLUSIONS = 10_000  # followed or tried; a textbook of 740 files needs 4,400
 MAX_DEPTH = 30  # files and macros within each other
 MAX_MACROS = 100  # author's macros around an inclusion; 20 of 237 real sources have one or two
-MAX_DEFINITION_CHARS = 20_000  # of such a macro's definition
-MAX_CALL_CHARS = 1_000_000  # of a call of one with its arguments put in
+MAX_DEFINITION_CHARS = 10_000  # of such a macro's definition
+MAX_CALL_CHARS = 100_000  # of a call of one with its arguments put in
 MAX_BRANCH_DEPTH = 5  # conditions within each other in one
 MAX_LOOKBACK_CHARS = 600  # how far before an inclusion the definition may begin that it stands in
 MAX_LOOKED_CHARS = 10_000_000  # read again in all while looking for definitions
@@ -323,7 +323,10 @@ class Flattener:
     def argument(self, text: str, pos: int) -> tuple[str, int] | None:
         """What `braced` finds, counted."""
         found = braced(text, pos)
-        self.look(MAX_DEFINITION_CHARS if found is None else found[1] - pos)
+        if found is not None:
+            self.look(found[1] - pos)
+        elif text.startswith("{", past_blanks(text, pos)):
+            self.look(MAX_DEFINITION_CHARS)  # read in vain
         return found
 
     def expand(self, text: str, base: str | None, depth: int) -> str:
@@ -435,9 +438,10 @@ class Flattener:
     def call(self, hit: Hit) -> tuple[str, int] | None:
         """An author's macro: its body with the arguments put in, expanded."""
         called = call_macro(self.macros[hit.command], hit.text, hit.pos)
-        self.look(MAX_DEFINITION_CHARS if called is None else called[1] - hit.pos)
         if called is None:
+            self.look(MAX_DEFINITION_CHARS)
             return None
+        self.look(called[1] - hit.pos)
         self.count(len(called[0]))
         outer, self.in_call = self.in_call, set()
         content = self.expand(called[0], hit.base, hit.depth + 1)

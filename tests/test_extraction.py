@@ -263,6 +263,15 @@ def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert not (tmp_path.parent / "out.tex").exists()
 
 
+def test_many_bare_inclusions_are_no_bomb() -> None:
+    result = extract_source(
+        tar_of({"main.tex": PAPER.replace("A sentence of the paper.", "\\input b").encode() * 10, "b.tex": b"x"}),
+        "x.tar",
+    )
+    assert isinstance(result, Extracted)
+    assert result.source.count("x\n") == 2000
+
+
 def test_a_byte_astray_spoils_only_itself() -> None:
     text = "Poincaré et Erdős, naïve Schrödinger "
     data = text.encode() + b"na\xefve \x93quoted\x94\n"
