@@ -1,21 +1,29 @@
-"""How well a checkpoint predicts text that it never saw: bits per byte first, token perplexity beside it.
+"""How good a checkpoint is: bits per byte of text that it never saw, accuracy on public benchmarks, two results compared.
 
-In: a Hugging Face folder and the val.jsonl of a dataset. Out: tables on stdout (all documents, by subject, prose against
-mathematics, by length of the context), each with a 95% confidence interval; the same as JSON with --out.
+In: a Hugging Face folder; for `perplexity` the val.jsonl of a dataset, for `benchmarks` local files or the hub. Out: tables on stdout,
+the same and every document's or question's result as JSON with --out; `compare` pairs two such files.
 
-Bits per byte compare models with different tokenizers; token perplexity does not: longer tokens make it larger. Each document
-is BOS + its text. Windows slide over it, so that every byte of the text is predicted exactly once, with as much context
-as the window allows. The end-of-text token is no byte of the text and is not counted.
+perplexity: bits per byte first, because token perplexity depends on the tokenizer: longer tokens make it larger. All documents, by
+subject, prose against mathematics, by length of the context, each with a 95% confidence interval. Each document is BOS + its
+text. Windows slide over it, so that every byte of the text is predicted exactly once, with as much context as the window
+allows. The end-of-text token is no byte of the text and is not counted.
+
+benchmarks: lm-evaluation-harness asks (pip install lm_eval), with BOS before each prompt.
 
 Examples:
     python evaluate.py perplexity --model runs/pretrain/hf --dataset dataset_train_val
     python evaluate.py perplexity --model runs/pretrain/hf --dataset dataset_train_val --context-tokens 4096 --max-documents 500
+    python evaluate.py benchmarks --model runs/pretrain/hf --out bench.json --tasks arc_easy piqa --data ../shared/datasets
+    python evaluate.py compare bench-a.json bench-b.json
 """
 
+import argparse
 import hashlib
+import importlib.util
 import itertools
 import json
 import math
+import os
 import random
 import sys
 import time
@@ -338,9 +346,6 @@ def perplexity(flags: Any) -> int:
     config = check_checkpoint(flags.model, flags.tokenizer or flags.model)
     context, stride = choose_context(flags, config)
     split = need_file(flags.dataset / f"{flags.split}.jsonl", f"the {flags.split} split")
-    for name, value in (("--max-documents", flags.max_documents), ("--batch-tokens", flags.batch_tokens)):
-        if value is not None and value < 1:
-            raise UserError(f"{name} {value}: 1 or more is needed")
     records, count = pick_records(split, flags.max_documents, flags.seed)
     encoder = load_encoder(flags.tokenizer or flags.model)
     model, _ = load_checkpoint(flags.model, tokenizer=flags.tokenizer, device=flags.device, dtype=flags.dtype)
@@ -393,6 +398,258 @@ def report_perplexity(result: Mapping[str, Any], seconds: float) -> None:
     print_tables(result["tables"])
 
 
+# --- benchmarks ---
+
+CHOICE = {
+    "output_type": "multiple_choice",
+    "doc_to_text": "{{query}}\nAnswer:",
+    "doc_to_choice": "{{choices}}",
+    "doc_to_target": "{{gold}}",
+    "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+}
+WINOGRANDE = {  # one ending after two beginnings: the harness takes an index for text to mean this
+    **CHOICE,
+    "doc_to_text": "{{gold}}",
+    "doc_to_choice": "{{context_options}}",
+    "doc_to_target": "{{continuation}}",
+    "metric_list": [{"metric": "acc"}],
+}
+LAMBADA = {
+    "output_type": "loglikelihood",
+    "doc_to_text": "{{context}}",
+    "doc_to_target": "{{' ' + continuation}}",
+    "metric_list": [{"metric": "acc"}],
+}
+GSM8K = {  # the harness's own prompt and its strict filter: the number after ####
+    "output_type": "generate_until",
+    "fewshot_split": "train",
+    "num_fewshot": 5,
+    "doc_to_text": "Question: {{question}}\nAnswer:",
+    "doc_to_target": "{{answer}}",
+    "metric_list": [{"metric": "exact_match", "regexes_to_ignore": [",", "\\$", "(?s).*#### ", "\\.$"]}],
+    "generation_kwargs": {"until": ["Question:", "</s>", "<|im_end|>"], "do_sample": False},
+    "filter_list": [
+        {
+            "name": "strict-match",
+            "filter": [{"function": "regex", "regex_pattern": "#### (\\-?[0-9\\.\\,]+)"}, {"function": "take_first"}],
+        }
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark under the harness's name: what guessing scores, and how local files of it are asked (None: hub only)."""
+
+    chance: float
+    files: Mapping[str, str] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+# KodaLite's eight and TinyMathReason's, as the harness names them. Local files are in the form of llm-foundry's evaluation data.
+BENCHMARKS = {
+    "hellaswag": Benchmark(0.25),
+    "arc_easy": Benchmark(0.25, {"test": "benchmarks/arc_easy.jsonl.gz"}, CHOICE),
+    "arc_challenge": Benchmark(0.25, {"test": "benchmarks/arc_challenge.jsonl.gz"}, CHOICE),
+    "winogrande": Benchmark(0.5, {"test": "benchmarks/winogrande.jsonl.gz"}, WINOGRANDE),
+    "piqa": Benchmark(0.5, {"test": "benchmarks/piqa.jsonl.gz"}, {**CHOICE, "doc_to_text": "{{query}}Answer:"}),
+    "boolq": Benchmark(0.5, {"test": "benchmarks/boolq.jsonl.gz"}, {**CHOICE, "metric_list": [{"metric": "acc"}]}),
+    "openbookqa": Benchmark(0.25, {"test": "benchmarks/openbook_qa.jsonl.gz"}, {**CHOICE, "doc_to_text": "{{query}}"}),
+    "lambada_openai": Benchmark(0.0, {"test": "benchmarks/lambada_openai.jsonl.gz"}, LAMBADA),
+    "gsm8k": Benchmark(0.0, {"test": "gsm8k/test.jsonl.gz", "train": "gsm8k/train.jsonl.gz"}, GSM8K),
+    "minerva_math": Benchmark(0.0),
+    "mmlu": Benchmark(0.25),
+}
+ACCURACIES = ("acc", "acc_norm", "exact_match")  # the metrics that are 0 or 1 for each question
+
+
+def choose_tasks(names: Sequence[str] | None, data: Path | None) -> list[Any]:
+    """What the harness is asked: names of its own tasks, or with `data` tasks that read the local files of that folder.
+
+    Without names: all, or all that have their files. UserError for an unknown name, or one without local files.
+    """
+    for name in names or ():
+        if name not in BENCHMARKS:
+            raise UserError(f"{name} is no benchmark that we know; give some of {', '.join(BENCHMARKS)}")
+    if data is None:
+        return list(names or BENCHMARKS)
+    tasks = []
+    for name in names or BENCHMARKS:
+        files = {split: data / file for split, file in (BENCHMARKS[name].files or {}).items()}
+        absent = [path for path in files.values() if not path.is_file()]
+        if files and not absent:
+            data_files = {split: str(path) for split, path in files.items()}
+            tasks.append(
+                {
+                    "task": name,
+                    "dataset_path": "json",
+                    "dataset_kwargs": {"data_files": data_files},
+                    "test_split": "test",
+                    **BENCHMARKS[name].settings,
+                }
+            )
+        elif names:
+            reason = f"{absent[0]} is absent" if absent else "we read no local file of it"
+            raise UserError(f"{name}: {reason}; leave --data out to take it from the hub")
+    if not tasks:
+        raise UserError(f"{data} holds no file of a benchmark, say {data / 'benchmarks/arc_easy.jsonl.gz'}")
+    return tasks
+
+
+def benchmarks(flags: Any) -> int:
+    """The subcommand: lm-evaluation-harness asks, we count, print and write each question's result.
+
+    Killed and started again with the same --out, it takes the answers that it has from a cache beside it.
+    """
+    if importlib.util.find_spec("lm_eval") is None:
+        raise UserError("benchmarks need the package lm_eval, which is not installed; pip install lm_eval")
+    config = check_checkpoint(flags.model, flags.tokenizer or flags.model)
+    context, _ = choose_context(flags, config)
+    tasks = choose_tasks(flags.tasks, flags.data)
+    if flags.data is not None:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # local files only: no look at the hub for newer ones
+    model, tokenizer = load_checkpoint(flags.model, tokenizer=flags.tokenizer, device=flags.device, dtype=flags.dtype)
+    weights = weights_sha256(flags.model)
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+
+    asked = HFLM(
+        pretrained=model, tokenizer=tokenizer, batch_size=flags.batch_size, max_length=context, add_bos_token=True
+    )
+    cache = flags.out.with_name(f"{flags.out.name}.cache-{weights[:12]}-{context}")
+    found = lm_eval.simple_evaluate(
+        asked, tasks=tasks, limit=flags.limit, bootstrap_iters=0, use_cache=str(cache), log_samples=True
+    )
+    result = {
+        "model": str(flags.model),
+        "weights_sha256": weights,
+        "data": "hub" if flags.data is None else str(flags.data),
+        "harness": lm_eval.__version__,
+        "context_tokens": context,
+        "limit": flags.limit,
+        "benchmarks": {
+            name: count_answers(name, found["n-shot"].get(name, 0), found["samples"][name]) for name in found["samples"]
+        },
+    }
+    with atomic_write(flags.out) as file:
+        json.dump(result, file, indent=1)
+        file.write("\n")
+    for path in cache.parent.glob(cache.name + "*"):
+        path.unlink()
+    print_benchmarks(result)
+    return 0
+
+
+def count_answers(name: str, num_shots: int, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Each question's result by metric (0 or 1), in the order of the questions, and what they were asked as (a hash)."""
+    samples = sorted(samples, key=lambda one: int(one["doc_id"]))
+    metrics = [metric for metric in ACCURACIES if metric in samples[0]]
+    asked = hashlib.sha256("".join(str(one["doc_hash"]) + str(one["prompt_hash"]) for one in samples).encode())
+    chance = BENCHMARKS[name].chance if name in BENCHMARKS else 0.0
+    return {
+        "num_shots": num_shots,
+        "chance": chance,
+        "questions_sha256": asked.hexdigest(),
+        "answers": {metric: [int(one[metric]) for one in samples] for metric in metrics},
+    }
+
+
+def print_benchmarks(result: Mapping[str, Any]) -> None:
+    """A line for each benchmark and metric: accuracy with its standard error, and what guessing scores."""
+    print(f"{'':18}{'shots':>6}{'metric':>13}{'accuracy':>10}{'+/-':>8}{'chance':>8}{'questions':>11}")
+    for name, one in result["benchmarks"].items():
+        for metric, answers in one["answers"].items():
+            count, share = len(answers), sum(answers) / len(answers)
+            error = math.sqrt(share * (1 - share) / count)
+            print(
+                f"{name:18}{one['num_shots']:>6}{metric:>13}{share:>10.4f}{error:>8.4f}{one['chance']:>8.2f}{count:>11,}"
+            )
+
+
+# --- two results against each other ---
+
+
+def compare(flags: Any) -> int:
+    """The subcommand: the same documents or questions, paired; a line for each figure, second minus first."""
+    first, second = (read_result(path) for path in (flags.first, flags.second))
+    if ("benchmarks" in first) != ("benchmarks" in second):
+        raise UserError(
+            f"{flags.first} and {flags.second} are of different kinds; give two of perplexity or two of benchmarks"
+        )
+    if "benchmarks" in first:
+        compare_benchmarks(first, second)
+    else:
+        compare_perplexity(first, second, flags.seed)
+    return 0
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """What --out of `perplexity` or `benchmarks` wrote."""
+    try:
+        result = json.loads(need_file(path, "the result").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); give a file that --out wrote") from None
+    if not isinstance(result, dict) or not {"benchmarks", "documents"} & result.keys():
+        raise UserError(f"{path} holds no result; give a file that evaluate.py wrote with --out")
+    return result
+
+
+def compare_perplexity(first: Mapping[str, Any], second: Mapping[str, Any], seed: int) -> None:
+    """Bits per byte, second minus first, with the 95% interval of drawing the documents anew, the same for both."""
+    import numpy as np
+
+    pairs = [{one["id"]: one for one in result["documents"]} for result in (first, second)]
+    sizes = [{name: one["num_bytes"] for name, one in by_id.items()} for by_id in pairs]
+    if sizes[0] != sizes[1]:
+        raise UserError(
+            f"the results are of {len(sizes[0]):,} and {len(sizes[1]):,} documents that are not the same; evaluate both on one dataset"
+        )
+    bits = [np.array([by_id[name]["bits"] for name in sizes[0]]) for by_id in pairs]
+    num_bytes = np.array(list(sizes[0].values()), dtype=np.float64)
+    rates = [one.sum() / num_bytes.sum() for one in bits]
+    ends = interval(bits[1] - bits[0], num_bytes, seed)
+    said = "no interval of fewer than 2 documents" if ends is None else f"95% interval [{ends[0]:+.4f}, {ends[1]:+.4f}]"
+    print(
+        f"bits/byte {rates[0]:.4f} -> {rates[1]:.4f}: {rates[1] - rates[0]:+.4f}, {said}, {len(num_bytes):,} documents"
+    )
+
+
+def compare_benchmarks(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
+    """Accuracies, second minus first, with the p of McNemar's exact test on the questions that only one of them got right."""
+    print(f"{'':18}{'metric':>13}{'first':>9}{'second':>9}{'change':>9}{'only 1st':>10}{'only 2nd':>10}{'p':>10}")
+    for name, one in first["benchmarks"].items():
+        other = second["benchmarks"].get(name)
+        if other is None:
+            continue
+        if one["questions_sha256"] != other["questions_sha256"]:
+            raise UserError(
+                f"{name}: the two results are of other questions or prompts; run both with the same --data and --limit"
+            )
+        for metric, answers in one["answers"].items():
+            pairs = list(zip(answers, other["answers"][metric], strict=True))
+            only_first, only_second = pairs.count((1, 0)), pairs.count((0, 1))
+            shares = [sum(side) / len(pairs) for side in zip(*pairs, strict=True)]
+            p = mcnemar(only_first, only_second)
+            print(
+                f"{name:18}{metric:>13}{shares[0]:>9.4f}{shares[1]:>9.4f}{shares[1] - shares[0]:>+9.4f}"
+                f"{only_first:>10,}{only_second:>10,}{p:>10.2g}"
+            )
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Two-sided exact p that a fair coin splits only_first + only_second at least as unevenly. mcnemar(1, 9) -> 0.0215."""
+    total = only_first + only_second
+    tail = sum(math.comb(total, k) for k in range(min(only_first, only_second) + 1))
+    return min(1.0, float(2 * tail / 2**total))
+
+
+def positive(text: str) -> int:
+    """A whole number of 1 or more, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number, 1 or more, is needed")
+    return int(text)
+
+
 def parser() -> Parser:
     """The command line."""
     words = Parser(prog="evaluate.py", description=__doc__)
@@ -409,12 +666,37 @@ def parser() -> Parser:
     one.add_argument(
         "--stride-tokens", type=int, help="tokens scored in each further window (default: half the window)"
     )
-    one.add_argument("--max-documents", type=int, help="evaluate this many, drawn with the seed (default: all)")
-    one.add_argument("--batch-tokens", type=int, help="tokens in a batch (default: 65,536 on a GPU, 8,192 on a CPU)")
+    one.add_argument("--max-documents", type=positive, help="evaluate this many, drawn with the seed (default: all)")
+    one.add_argument(
+        "--batch-tokens", type=positive, help="tokens in a batch (default: 65,536 on a GPU, 8,192 on a CPU)"
+    )
     one.add_argument("--seed", type=int, default=0, help="of drawn documents and intervals (default %(default)s)")
     one.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default %(default)s)")
     one.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="(default %(default)s)")
     one.set_defaults(work=perplexity)
+    two = commands.add_parser("benchmarks", help="accuracy on public benchmarks", description=__doc__)
+    two.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="Hugging Face folder, say runs/pretrain/hf"
+    )
+    two.add_argument("--out", type=Path, required=True, metavar="FILE", help="write each question's result as JSON")
+    two.add_argument("--tasks", nargs="+", metavar="NAME", help=f"of {', '.join(BENCHMARKS)} (default: all)")
+    two.add_argument(
+        "--data", type=Path, metavar="DIR", help="read local files (benchmarks/arc_easy.jsonl.gz, ...), not the hub"
+    )
+    two.add_argument("--limit", type=positive, help="ask the first so many questions of each (default: all)")
+    two.add_argument("--batch-size", type=positive, default=8, help="questions at once (default %(default)s)")
+    two.add_argument("--tokenizer", type=Path, metavar="DIR", help="tokenizer folder (default: the model's own)")
+    two.add_argument(
+        "--context-tokens", type=int, help="longest prompt (default: the length trained with, else the model's)"
+    )
+    two.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default %(default)s)")
+    two.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="(default %(default)s)")
+    two.set_defaults(work=benchmarks, stride_tokens=None)
+    three = commands.add_parser("compare", help="two results of --out, paired", description=__doc__)
+    three.add_argument("first", type=Path, help="a result of perplexity or benchmarks")
+    three.add_argument("second", type=Path, help="another of the same kind")
+    three.add_argument("--seed", type=int, default=0, help="of the interval (default %(default)s)")
+    three.set_defaults(work=compare)
     return words
 
 

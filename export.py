@@ -15,7 +15,6 @@ Examples:
     python export.py hub --model runs/pretrain/hf --out hub/kitefish --dataset dataset_train_val --evaluation val.json --licence apache-2.0
 """
 
-import argparse
 import contextlib
 import importlib.util
 import json
@@ -34,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from data_prep.cli import Parser, Progress, UserError, atomic_write, need_file, run
 from data_prep.records import read_jsonl, training_text
 from data_prep.token_files import TokenFile, open_split
-from evaluate import weights_sha256
+from evaluate import positive, weights_sha256
 from generate import END_OF_TURN, check_checkpoint, load_checkpoint, read_config, training_facts
 
 if TYPE_CHECKING:
@@ -796,13 +795,6 @@ def add_judged(words: Parser) -> None:
         "--num-slices", type=positive, default=1_000, help="texts to tokenize both ways (default %(default)s)"
     )
     words.add_argument("--seed", type=int, default=0, help="of the slices (default %(default)s)")
-
-
-def positive(text: str) -> int:
-    """A whole number of 1 or more, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: a whole number, 1 or more, is needed")
-    return int(text)
 
 
 def parser() -> Parser:

@@ -1,8 +1,10 @@
 """evaluate.py: that every byte is counted once, that the figures are the model's, and what is refused."""
 
+import gzip
 import itertools
 import json
 import math
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from data_prep.cli import UserError
 from data_prep.records import training_text
 from data_prep.token_files import load_encoder
 from generate import load_checkpoint
-from tests.conftest import run_command
+from tests.conftest import need_shared, run_command
 from tests.tiny_checkpoint import TEXTS, record, tiny_checkpoint, write_dataset
 
 
@@ -237,12 +239,18 @@ def test_an_absent_split_is_one_line(tmp_path: Path) -> None:
     [
         (["--context-tokens", "500"], "max_position_embeddings 128"),
         (["--context-tokens", "64", "--stride-tokens", "65"], "--stride-tokens 65"),
-        (["--max-documents", "0"], "--max-documents 0"),
-        (["--batch-tokens", "0"], "--batch-tokens 0"),
     ],
 )
 def test_flags_that_make_no_sense_are_refused(dataset: Path, words: list[str], message: str) -> None:
     assert message in refusal("--model", str(tiny_checkpoint()), "--dataset", str(dataset), *words)
+
+
+@pytest.mark.parametrize("flag", ["--max-documents", "--batch-tokens"])
+def test_a_count_below_1_is_one_line(dataset: Path, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run_perplexity(dataset, flag, "0")
+    assert stop.value.code == 2
+    assert f"argument {flag}: 0: a whole number, 1 or more, is needed" in capsys.readouterr().err
 
 
 def test_an_empty_dataset_is_refused(tmp_path: Path) -> None:
@@ -258,3 +266,151 @@ def test_another_tokenizer_is_refused_with_both_values(dataset: Path, tmp_path: 
     message = refusal("--model", str(tiny_checkpoint()), "--dataset", str(dataset), "--tokenizer", str(other))
     assert "512" in message
     assert "530" in message
+
+
+# --- benchmarks ---
+
+QUESTIONS = [
+    {
+        "query": f"Question: What is ${i} + {j}$?",
+        "choices": [f"${i + j}$", f"It is ${i - j}$, since", "$p$"],
+        "gold": (i + j) % 3,
+    }
+    for i in range(3)
+    for j in range(3)
+]
+PAIRS = [
+    {"context_options": [f"Let $p$ be {i}", f"Every prime {i}"], "continuation": "is bounded.", "gold": i % 2}
+    for i in range(4)
+]
+WORDS = [
+    {"context": "What is $2 +", "continuation": "3$?"},
+    {"context": "Let $p$ be a prime", "continuation": "number"},
+]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Local benchmark files of our own, a few questions each."""
+    folder = tmp_path / "data"
+    for name, rows in (("arc_easy", QUESTIONS), ("winogrande", PAIRS), ("lambada_openai", WORDS)):
+        path = folder / "benchmarks" / f"{name}.jsonl.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    return folder
+
+
+def test_the_harness_scores_what_the_model_says(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("lm_eval", reason="lm_eval is an optional extra, see requirements-extra.txt")
+    out = tmp_path / "bench.json"
+    evaluate.main(
+        ["benchmarks", "--model", str(tiny_checkpoint()), "--data", str(data), "--out", str(out), "--device", "cpu"]
+    )
+    found = json.loads(out.read_text())["benchmarks"]
+    assert set(found) == {"arc_easy", "winogrande", "lambada_openai"}
+    model, tokenizer = load_checkpoint(tiny_checkpoint(), device="cpu")
+
+    def nats(context: str, continuation: str) -> float:
+        both = [1, *tokenizer.encode(context + continuation, add_special_tokens=False)]
+        start = 1 + len(tokenizer.encode(context, add_special_tokens=False))
+        with torch.inference_mode():
+            said = torch.log_softmax(model(torch.tensor([both])).logits[0].double(), dim=-1)
+        return float(sum(said[i - 1, both[i]] for i in range(start, len(both))))
+
+    for index, row in enumerate(QUESTIONS):
+        totals = [nats(f"{row['query']}\nAnswer:", f" {choice}") for choice in row["choices"]]
+        by_length = [total / len(choice) for total, choice in zip(totals, row["choices"], strict=True)]
+        assert found["arc_easy"]["answers"]["acc"][index] == (int(np.argmax(totals)) == row["gold"])
+        assert found["arc_easy"]["answers"]["acc_norm"][index] == (int(np.argmax(by_length)) == row["gold"])
+    for index, row in enumerate(PAIRS):
+        totals = [nats(option, f" {row['continuation']}") for option in row["context_options"]]
+        assert found["winogrande"]["answers"]["acc"][index] == (int(np.argmax(totals)) == row["gold"])
+    assert "arc_easy" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "data"]
+    evaluate.main(["compare", str(out), str(out)])
+    assert "+0.0000" in capsys.readouterr().out
+
+
+def test_benchmarks_without_the_package_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(evaluate.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install lm_eval"):
+        evaluate.main(["benchmarks", "--model", str(tiny_checkpoint()), "--out", str(tmp_path / "b.json")])
+
+
+def test_benchmarks_that_cannot_be_asked_are_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"trivia is no benchmark that we know; give some of hellaswag, arc_easy"):
+        evaluate.choose_tasks(["trivia"], None)
+    with pytest.raises(UserError, match=r"piqa: .*piqa.jsonl.gz is absent; leave --data out"):
+        evaluate.choose_tasks(["piqa"], data)
+    with pytest.raises(UserError, match=r"mmlu: we read no local file of it"):
+        evaluate.choose_tasks(["mmlu"], data)
+    with pytest.raises(UserError, match=r"holds no file of a benchmark"):
+        evaluate.choose_tasks(None, tmp_path / "nothing")
+    assert [task["task"] for task in evaluate.choose_tasks(None, data)] == ["arc_easy", "winogrande", "lambada_openai"]
+    assert evaluate.choose_tasks(["mmlu"], None) == ["mmlu"]
+
+
+def test_the_real_files_are_in_the_form_that_is_asked_for() -> None:
+    shared = need_shared("datasets")
+    tasks = {task["task"]: task for task in evaluate.choose_tasks(None, shared)}
+    assert set(tasks) == {name for name, one in evaluate.BENCHMARKS.items() if one.files}
+    for task in tasks.values():
+        with gzip.open(task["dataset_kwargs"]["data_files"]["test"], "rt", encoding="utf-8") as file:
+            row = json.loads(file.readline())
+        asked = json.dumps([task[key] for key in ("doc_to_text", "doc_to_target")] + [task.get("doc_to_choice", "")])
+        assert set(re.findall(r"[a-z_]+", " ".join(re.findall(r"{{.*?}}", asked)))) <= set(row)
+
+
+# --- two results ---
+
+
+@pytest.mark.parametrize(
+    ("pair", "p"), [((0, 0), 1.0), ((1, 9), 0.021484375), ((9, 1), 0.021484375), ((5, 5), 1.0), ((0, 5), 0.0625)]
+)
+def test_mcnemars_exact_test(pair: tuple[int, int], p: float) -> None:
+    assert evaluate.mcnemar(*pair) == pytest.approx(p)
+
+
+def bench_file(path: Path, answers: list[int], questions: str = "q") -> str:
+    one = {"num_shots": 0, "chance": 0.5, "questions_sha256": questions, "answers": {"acc": answers}}
+    path.write_text(json.dumps({"benchmarks": {"piqa": one}}))
+    return str(path)
+
+
+def test_benchmarks_are_compared_question_by_question(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = bench_file(tmp_path / "a.json", [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1])
+    second = bench_file(tmp_path / "b.json", [0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1])
+    evaluate.main(["compare", first, second])
+    assert capsys.readouterr().out.splitlines()[1].split() == [
+        "piqa",
+        "acc",
+        "0.2500",
+        "0.9167",
+        "+0.6667",
+        "1",
+        "9",
+        "0.021",
+    ]
+    other = bench_file(tmp_path / "c.json", [1] * 12, questions="others")
+    with pytest.raises(UserError, match="other questions or prompts"):
+        evaluate.main(["compare", first, other])
+
+
+def test_perplexities_are_compared_document_by_document(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = run_perplexity(dataset)
+    (tmp_path / "long.json").write_text(json.dumps(long))
+    short = run_perplexity(dataset, "--context-tokens", "16")
+    (tmp_path / "short.json").write_text(json.dumps(short))
+    capsys.readouterr()
+    evaluate.main(["compare", str(tmp_path / "long.json"), str(tmp_path / "short.json")])
+    line = capsys.readouterr().out
+    rates = [result["tables"]["all"][0]["bits_per_byte"] for result in (long, short)]
+    assert f"bits/byte {rates[0]:.4f} -> {rates[1]:.4f}: {rates[1] - rates[0]:+.4f}, 95% interval" in line
+    fewer = {**short, "documents": short["documents"][1:]}
+    (tmp_path / "fewer.json").write_text(json.dumps(fewer))
+    with pytest.raises(UserError, match="4 and 3 documents that are not the same"):
+        evaluate.main(["compare", str(tmp_path / "long.json"), str(tmp_path / "fewer.json")])
+    with pytest.raises(UserError, match="of different kinds"):
+        evaluate.main(["compare", str(tmp_path / "long.json"), bench_file(tmp_path / "b.json", [1])])
