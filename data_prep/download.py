@@ -389,21 +389,26 @@ def read_md5_file(folder: Path) -> dict[str, str]:
     return {name: md5 for md5, _, name in (line.partition("  ") for line in lines)}
 
 
-def is_here(tar: Tar, folder: Path, verified: Mapping[str, str]) -> bool:
+def is_here(tar: Tar, folder: Path, verified: dict[str, str]) -> bool:
     """Whether the folder holds this very tar; one that was put there by other means is read through once."""
     path = folder / tar.name
     if size_of(path) != tar.num_bytes:
         return False
     if tar.name not in verified and md5_of(path) == tar.md5:
-        note_md5(folder, tar)
-        return True
+        note_md5(folder, tar, verified)
     return verified.get(tar.name) == tar.md5
 
 
-def note_md5(folder: Path, tar: Tar) -> None:
-    """Remember that a tar is right."""
-    with (folder / MD5_FILE).open("a", encoding="utf-8") as file:
-        file.write(f"{tar.md5}  {tar.name}\n")
+def note_md5(folder: Path, tar: Tar, verified: dict[str, str]) -> None:
+    """Remember that a tar is right: a line more, or the file anew where arXiv has replaced a tar."""
+    replaced = tar.name in verified
+    verified[tar.name] = tar.md5
+    if not replaced:
+        with (folder / MD5_FILE).open("a", encoding="utf-8") as file:
+            file.write(f"{tar.md5}  {tar.name}\n")
+        return
+    with atomic_write(folder / MD5_FILE) as file:
+        file.writelines(f"{md5}  {name}\n" for name, md5 in verified.items())
 
 
 def cost_dollars(num_bytes: int, num_requests: int, in_region: bool) -> float:
@@ -423,7 +428,7 @@ def fetch_sources(args: argparse.Namespace, patience: Patience) -> None:
         raise UserError(f"the manifest has no tar from {args.first} to {args.last}; it begins with 1991-07")
     verified = read_md5_file(out)
     todo = [tar for tar in tars if not is_here(tar, out, verified)]
-    todo_bytes = sum(tar.num_bytes - size_of(partial_of(out / tar.name)) for tar in todo)
+    todo_bytes = sum(max(tar.num_bytes - size_of(partial_of(out / tar.name)), 0) for tar in todo)
     dollars = cost_dollars(todo_bytes, len(todo), args.in_region)
     num_items, all_bytes = sum(tar.num_items for tar in tars), sum(tar.num_bytes for tar in tars)
     if args.dry_run:
@@ -445,7 +450,7 @@ def fetch_sources(args: argparse.Namespace, patience: Patience) -> None:
     with Progress("arxiv-sources", total=todo_bytes, unit="bytes") as progress:
         for tar in todo:
             fetch(out / tar.name, s3_opener(client, tar.key), patience, tar.md5, tar.num_bytes, progress.update)
-            note_md5(out, tar)
+            note_md5(out, tar, verified)
     say(f"{len(todo):,} tars are in {out}, each with the MD5 of the manifest")
 
 
@@ -506,8 +511,10 @@ def fetch_papers(args: argparse.Namespace, patience: Patience) -> int:
         for stem, name in stems.items()
         if not any((out / (stem + suffix)).exists() for _, suffix in SUFFIXES)
     }
-    if args.wait_s < ARXIV_WAIT_S and "arxiv.org" in args.server:
-        raise UserError(f"--wait-s {args.wait_s:g} is too short for {args.server}: arXiv asks for {ARXIV_WAIT_S:g} s")
+    if min(args.wait_s, args.retry_wait_s) < ARXIV_WAIT_S and "arxiv.org" in args.server:
+        raise UserError(
+            f"{args.server} wants {ARXIV_WAIT_S:g} s between requests; raise --wait-s and --retry-wait-s to that"
+        )
     say(
         f"{len(stems):,} papers, {len(todo):,} to fetch from {args.server}, one every {args.wait_s:g} s: at least {duration(args.wait_s * len(todo))}"
     )
@@ -578,9 +585,7 @@ def hub_failures() -> tuple[type[Exception], ...]:
     """What a broken line or an unwilling hub makes `datasets` raise."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    client_error = HfHubHTTPError.__mro__[
-        1
-    ]  # of the HTTP client below, which is another one in each of its generations
+    client_error = HfHubHTTPError.__mro__[1]  # of the HTTP client beneath, which the hub's library has changed twice
     return client_error, ConnectionError, TimeoutError
 
 
@@ -624,7 +629,13 @@ def add_parts(out: Path, state: dict[str, Any], args: argparse.Namespace, progre
 
     repo, config, split = (state["wanted"][key] for key in ("repo", "config", "split"))
     state["revision"] = state["revision"] or revision_of(repo)
-    stream = load_dataset(repo, config, split=split, revision=state["revision"], streaming=True)
+    try:
+        stream = load_dataset(repo, config, split=split, revision=state["revision"], streaming=True)
+    except (
+        ValueError,
+        FileNotFoundError,
+    ) as error:  # its words for an unknown configuration or split, or no data at all
+        raise UserError(f"{repo} has no such data ({str(error).splitlines()[0]}); see --config and --split") from None
     if state["stream"] is not None:
         stream.load_state_dict(state["stream"])
     rows: list[dict[str, Any]] = []
@@ -646,7 +657,7 @@ def write_part(out: Path, state: dict[str, Any], rows: Sequence[Mapping[str, Any
     """A part file (if there are rows) and the state that includes it; the state comes last, so a kill between repeats the part."""
     if rows:
         name = f"part-{len(state['parts']):05d}.jsonl.gz"
-        with atomic_write(out / name, "wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as file:
+        with atomic_write(out / name, "wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
             file.writelines(json_line(row).encode("utf-8", "surrogatepass") for row in rows)
         state["parts"].append({"name": name, "rows": len(rows), "sha256": sha256_of(out / name)})
     state["stream"] = stream_state

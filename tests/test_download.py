@@ -89,6 +89,12 @@ def tar_requests(server: Server) -> list[tuple[str, str | None]]:
     return [(r.path.rsplit("/", 1)[-1], r.headers.get("Range")) for r in server.requests if r.path.endswith(".tar")]
 
 
+def md5sums_hold(folder: Path) -> bool:
+    """Whether `md5sum --check`, which knows nothing of us, is content with each line."""
+    checked = subprocess.run(["md5sum", "--check", "--strict", "MD5SUMS"], cwd=folder, capture_output=True, check=False)
+    return checked.returncode == 0
+
+
 def test_sources_come_whole_and_only_once(s3: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("arxiv-sources", "--from", "2003-01", "--to", "2014-12", "--out", tmp_path) == 0
     wanted = [path for path in TARS if path.name < "arXiv_src_15"]
@@ -98,8 +104,7 @@ def test_sources_come_whole_and_only_once(s3: Server, tmp_path: Path, capsys: py
     said = capsys.readouterr().err
     assert "2003-03 to 2014-03: 3 tars, 9 items, 0.0 GB; 0 tars are here" in said
     assert "Amazon will charge you about $0.00" in said
-    checked = subprocess.run(["md5sum", "--check", "MD5SUMS"], cwd=tmp_path, capture_output=True, check=False)
-    assert checked.returncode == 0
+    assert md5sums_hold(tmp_path)
     num_requests = len(tar_requests(s3))
     assert run("arxiv-sources", "--from", "2003-01", "--to", "2014-12", "--out", tmp_path) == 0
     assert len(tar_requests(s3)) == num_requests
@@ -156,6 +161,16 @@ def test_sources_put_there_by_hand_are_checked(s3: Server, tmp_path: Path) -> No
     assert run("arxiv-sources", "--from", "2003-03", "--to", "2014-03", "--out", tmp_path) == 0
     assert (tmp_path / wrong.name).read_bytes() == wrong.read_bytes()
     assert [name for name, _ in tar_requests(s3)] == [TARS[1].name, wrong.name]
+
+
+def test_a_tar_that_arxiv_has_replaced_comes_again(s3: Server, tmp_path: Path) -> None:
+    old = bytes(TARS[0].stat().st_size)
+    (tmp_path / TARS[0].name).write_bytes(old)
+    (tmp_path / "MD5SUMS").write_text(f"{hashlib.md5(old).hexdigest()}  {TARS[0].name}\n")
+    assert md5sums_hold(tmp_path)
+    assert run("arxiv-sources", "--from", "2003-03", "--to", "2003-03", "--out", tmp_path) == 0
+    assert (tmp_path / TARS[0].name).read_bytes() == TARS[0].read_bytes()
+    assert md5sums_hold(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +286,10 @@ def test_no_server_at_all(tmp_path: Path) -> None:
     ("words", "sentence"),
     [
         (["1103.99", "--contact", "me"], "'1103.99' is no arXiv id; they look like 1706.03762"),
-        (["1103.9901", "--contact", "me", "--wait-s", "1"], "--wait-s 1 is too short for https://export.arxiv.org"),
+        (
+            ["1103.9901", "--contact", "me", "--wait-s", "1"],
+            "https://export.arxiv.org wants 3 s between requests; raise",
+        ),
     ],
 )
 def test_papers_refused(tmp_path: Path, words: list[str], sentence: str) -> None:
@@ -386,6 +404,12 @@ def test_hub_set_goes_on_where_it_stopped(tmp_path: Path) -> None:
         UserError, match=r"part-00001\.jsonl\.gz has changed since it came; remove the folder and begin anew"
     ):
         run(*words)
+
+
+def test_hub_set_without_that_split(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_bytes(JSONL)
+    with pytest.raises(UserError, match=r"has no such data \(.*none.*\); see --config and --split"):
+        run("hub", "gsm8k", "--repo", tmp_path, "--config", "default", "--split", "none", "--out", tmp_path / "out")
 
 
 def test_two_sets_do_not_share_a_folder(tmp_path: Path) -> None:
