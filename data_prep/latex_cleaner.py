@@ -99,18 +99,19 @@ STEP = re.compile(  # what is copied as it stands, and the first thing behind it
     r"(?:\\([A-Za-z@]+|[\s\S])|([{}$~&]|``?|''|---?|'|-)|\Z)"
 )
 AFTER_WORD = re.compile(r"[ \t]*")
-NAME = re.compile(r"\s*\{\s*([^{}\\]*?)\s*\}")
+NAME = re.compile(r"\s*\{\s*([^{}\\$%&#~]*?)\s*\}")
 PARAGRAPH = re.compile(r"\n[ \t]*\n")
 MATH_TOKEN = re.compile(r"\\[\s\S]|[{}$]")
 IN_MATH = re.compile(
     rf"\\(?=[bleinpxr])(?:({LOOK_IN_MATH})(?![A-Za-z@])|begin\s*\{{({'|'.join(sorted(REMOVED_IN_MATH))})\}})"
     r"|\n[ \t]*\n\s*"
 )
-LENGTH = re.compile(
-    r"\s*=?\s*(?:[-+]?\s*(?:\d*[.,]?\d+|\d+[.,]?)?\s*(?:true\s*)?(?:(?:pt|cm|mm|in|em|ex|pc|bp|sp|dd|cc|mu|fil+)(?![A-Za-z])"
-    r"|\\(?:[a-z]*(?:width|height|size|skip|sep|margin|indent|unit))(?![A-Za-z])|(?<=\d)))?"
-    r"(?:\s*(?:plus|minus|by|to|height|width|depth|spread)\s*[-+]?\s*(?:\d*[.,]?\d+\s*(?:true\s*)?(?:pt|cm|mm|in|em|ex|pc|bp|sp|dd|cc|mu|fil+)?(?![A-Za-z])"
-    r"|\\[a-z]+))*"
+UNIT = r"(?:pt|cm|mm|in|em|ex|pc|bp|sp|dd|cc|mu|fil+)(?![A-Za-z])"
+NUMBER = r"[-+]?\s*(?:\d*[.,]?\d+|\d+[.,]?)"
+REGISTER = r"[-+]?\s*[\d.]*\\[a-z]*(?:width|height|size|skip|sep|margin|indent|unit|depth)(?![A-Za-z])"
+AMOUNT = rf"(?:{REGISTER}|{NUMBER}(?:\s*(?:true\s*)?{UNIT})?)"
+LENGTH = re.compile(  # '2pt plus 1pt', '=\\hsize', ' to 3cm', 'height 0pt depth 1pt', a bare number, or nothing
+    rf"(?:\s*=?\s*{AMOUNT})?(?:\s*(?:plus|minus|by|to|height|width|depth|spread)\s*{AMOUNT})*"
 )
 PAIR = re.compile(r"\s*\([^()\n]{0,80}\)")
 BOX_SIZE = re.compile(r"\s*(?:to|spread)\s*(?:[-\d.,]*\s*(?:true\s*)?(?:pt|cm|mm|in|em|ex|pc)|[\d.]*\\[a-z]+)")
@@ -389,8 +390,10 @@ class Cleaner:
         if end < 0:
             return pos
         address = self.text[brace + 1 : end - 1]
-        if not SPECIAL.search(address.replace("\\_", "_").replace("\\#", "#").replace("\\~", "~")):
-            self.out.append(address.replace("\\", ""))
+        for escaped in ("\\_", "\\#", "\\~", "\\&", "\\%"):
+            address = address.replace(escaped, escaped[1])
+        if not UNREADABLE_IN_URL.search(address):
+            self.out.append(address.replace("%", "\\%"))
         return end
 
     def verb(self, name: str, start: int, pos: int) -> int:
@@ -675,9 +678,10 @@ class Cleaner:
         """Write a formula; an empty one goes."""
         if IN_MATH.search(inner):
             inner = self.math(inner)
-        missing = inner.count("{") - inner.count("}")
-        if missing:
+        if inner.count("{") != inner.count("}") or "\\{" in inner or "\\}" in inner:
             inner = balanced(inner)
+        if "$" in inner:
+            inner = paired_dollars(inner)
         if inner and not inner.isspace():
             self.out.append(opening + inner + closing)
 
@@ -714,6 +718,7 @@ class Cleaner:
         return "".join(out)
 
 
+UNREADABLE_IN_URL = re.compile(r"[\\${}\s]")
 SPECIAL = re.compile(r"[\\${}%&#~^]")
 RAW_MARK = "\x00"
 PUNCTUATION = {"'": "'", "-": "-", "~": " ", "&": " ", "``": "“", "''": "”", "`": "'", "--": "–", "---": "—"}
@@ -754,6 +759,14 @@ def balanced(inner: str) -> str:
     for place in open_places:
         out[place] = ""
     return "".join(out)
+
+
+def paired_dollars(inner: str) -> str:
+    """What stands in a formula, without its $ where they are odd in number."""
+    places = [match.start() for match in MATH_TOKEN.finditer(inner) if match[0] == "$"]
+    if len(places) % 2 == 0:
+        return inner
+    return "".join(inner[left + 1 : right] for left, right in pairwise([-1, *places, len(inner)]))
 
 
 def tidy(text: str) -> str:
@@ -819,6 +832,7 @@ def clean_latex(
     start = expander.preamble(text)
     if start < 0:
         start, expander = 0, Expander(len(text))
+        expander.plain = True
     if explain is not None:
         expander.places = []
     body = expander.expand(text[start:]) + expander.tail

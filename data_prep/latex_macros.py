@@ -42,9 +42,10 @@ MAX_PARAMETER_CHARS = 400  # of the parameter text of a \def
 
 CONTROL_IN_TEXT = re.compile(r"\\([A-Za-z]+|[\s\S])")  # elsewhere @ is no letter
 PROGRAM = re.compile(
-    r"\\(?:def|gdef|edef|xdef|let|else|fi|expandafter|csname|newcommand|renewcommand|futurelet|relax|setlength|addtolength"
+    r"\\(?:def|gdef|edef|xdef|let|expandafter|csname|newcommand|renewcommand|futurelet|relax|setlength|addtolength"
     r"|advance|if(?!f(?![A-Za-z])|mmode)[A-Za-z@]+|@[A-Za-z@]+|begingroup|global|catcode)(?![A-Za-z@])"
 )
+IN_BOTH_MODES = re.compile(r"\\ifmmode\s*((?:(?!\\(?:else|fi|if)).)*)\\else\s*\$[^$]*\$\s*\\fi(?![A-Za-z@])", re.S)
 DEFINES = re.compile(r"\\(?:[gex]?def|newcommand|let|begin\{document)(?![A-Za-z@])")
 CLOSED = frozenset("{}()[]^_$,.;:=+-*/|<>!&0123456789")  # behind these a macro is no argument of a command
 PARAMETER = re.compile(r"#(#|\d)")
@@ -85,7 +86,7 @@ class Macro:
     def pieces(self) -> tuple[str | int, ...]:
         """The body cut at its parameters: text, number, text, ..., text."""
         if self.cut is None:
-            self.cut = cut_body(self.body)
+            self.cut = cut_body(IN_BOTH_MODES.sub(r"\\ensuremath{\1}", self.body))
         return self.cut
 
 
@@ -113,7 +114,7 @@ OPENS_SOMETHING = re.compile(
     )
     + r")\*?\}"
 )
-NAME_IN_BRACES = re.compile(r"\s*\{\s*([^{}\\]*?)\s*\}")
+NAME_IN_BRACES = re.compile(r"\s*\{\s*([^{}\\$%&#~]*?)\s*\}")
 DEFINED_NAME = re.compile(r"\s*\*?\s*(?:\{\s*\\([A-Za-z@]+|[^A-Za-z@\s])\s*\}|\\([A-Za-z@]+|[^A-Za-z@\s]))")
 DEF_NAME = re.compile(r"\s*\\([A-Za-z@]+|[\s\S])")
 LET_TARGET = re.compile(r"\s*=?\s*(?:\\([A-Za-z@]+|[\s\S])|([^\s{}]))")
@@ -154,6 +155,7 @@ class Expander:
         self.left_chars = min(EXPANSION_FACTOR * num_source_chars + EXPANSION_FLOOR_CHARS, EXPANSION_CEILING_CHARS)
         self.tail = ""
         self.ended = False
+        self.plain = False  # plain TeX: a bare \\end ends the document
         self.letter_at = False
         self.warnings: list[str] = []
         self.cache: dict[tuple[str, ...], tuple[str, str]] = {}
@@ -648,6 +650,8 @@ class Expander:
         """\\end of an author's environment; \\end{document} ends everything."""
         found = NAME_IN_BRACES.match(source.text, pos)
         if not found:
+            if self.plain:
+                return self.bye(source, name, pos, start, out, depth)
             out.append(source.text[start:pos])
             return pos
         inner = found[1]
@@ -661,6 +665,11 @@ class Expander:
         else:
             out.append("\\end{" + inner + "}")
         return found.end()
+
+    def bye(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """Plain TeX's \\bye and AMS-TeX's \\enddocument end everything."""
+        self.ended = True
+        return len(source.text)
 
     def verb(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
         """\\verb|…| is copied whole."""
@@ -826,6 +835,7 @@ def tex_commands() -> dict[str, Macro | Handler]:
         ("csname", Expander.csname),
         ("begin", Expander.begin),
         ("end", Expander.end),
+        ("bye enddocument", Expander.bye),
         ("verb lstinline", Expander.verb),
         ("url path nolinkurl href burl", Expander.url),
         (
@@ -854,4 +864,6 @@ TELLING = {  # what --explain calls them
     for name, action in TEX_COMMANDS.items()
     if action in DEFINERS
 }
-PREAMBLE_COMMANDS = frozenset(TEX_COMMANDS) - {"csname", "end"} - (CONDITIONALS - {"iffalse", "iftrue"})
+PREAMBLE_COMMANDS = (
+    frozenset(TEX_COMMANDS) - {"csname", "end", "bye", "enddocument"} - (CONDITIONALS - {"iffalse", "iftrue"})
+)

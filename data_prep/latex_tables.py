@@ -26,13 +26,13 @@ RAW_ENVIRONMENTS = SKIPPED_ENVIRONMENTS | words(
 # Floats, tables and drawings, and lists of references: dropped with all they hold.
 DRAWINGS = words(
     """tikzpicture tikzcd picture pspicture pspicture* pgfpicture xy diagram circuitikz tikzcd* forest asy feynman fmffile
-    fmfgraph fmfgraph* prooftree* overpic axis psfrags pdfpic gnuplot"""
+    fmfgraph fmfgraph* overpic axis psfrags pdfpic gnuplot"""
 )
 FLOATS = words(
     """figure figure* table table* wrapfigure wraptable sidewaystable sidewaystable* sidewaysfigure sidewaysfigure* SCfigure
     SCtable longtable longtable* tabular tabular* tabularx tabulary subfigure subtable teaserfigure deluxetable deluxetable*
-    floatingfigure floatingtable figwindow margintable marginfigure algorithm2e_figure threeparttable supertabular xtabular
-    tabbing_table turnfigure turntable planotable scheme chart plate mytable"""
+    floatingfigure floatingtable figwindow margintable marginfigure threeparttable supertabular xtabular
+    turnfigure turntable planotable scheme chart"""
 )
 REFERENCES = words(
     """thebibliography references references* chapthebibliography bibdiv biblist bibsection thereferences REFERENCES
@@ -43,12 +43,12 @@ REMOVED_IN_MATH = DRAWINGS | words("tabular tabular* figure table")
 # Only layout: the tags go with their arguments, the content stays.
 WRAPPERS: dict[str, str] = {
     **dict.fromkeys(
-        """center centering flushleft flushright small footnotesize scriptsize tiny normalsize large Large LARGE huge Huge
+        words("""center centering flushleft flushright small footnotesize scriptsize tiny normalsize large Large LARGE huge Huge
         document frontmatter titlepage raggedright raggedleft sloppypar samepage landscape doublespace singlespace onehalfspace
-        doublespacing singlespacing subequations widetext  mathletters bf it em rm sl sc tt bfseries itshape
-        onecolumn twocolumn strip boldmath group spreadlines fullwidth ruledtabular ruledtabulars  mainmatter backmatter
+        doublespacing singlespacing subequations widetext mathletters bf it em rm sl sc tt bfseries itshape
+        onecolumn twocolumn strip boldmath group spreadlines fullwidth ruledtabular ruledtabulars mainmatter backmatter
         flushboth FlushLeft FlushRight Center linenomath nolinenumbers internallinenumbers linenumbers savenotes
-        footnote nospace  topmatter sffamily ttfamily scshape""".split(),
+        footnote nospace topmatter sffamily ttfamily scshape"""),
         "*",
     ),
     "minipage": "ooom",
@@ -110,7 +110,7 @@ DROPPED: dict[str, str] = {
             endemail endhead endsubhead endspecialhead endRefs makeatletter makeatother IEEEpeerreviewmaketitle
             IEEEdisplaynontitleabstractindextext pagewiselinenumbers linenumbers nolinenumbers narrower hfilneg
             vfilneg bigbreak medbreak smallbreak offinterlineskip nointerlineskip endinput FloatBarrier
-            sloppypar glsresetall fi else or normalbaselines ragged-right footnoterule nofiles listfiles
+            sloppypar glsresetall fi else or normalbaselines footnoterule nofiles listfiles
             doublespace singlespace draft today makelabel upright tracingmacros tracingcommands vcenter
             raggedcenter sectionfont scriptstyle textstyle displaystyle scriptscriptstyle limits nolimits""",
         "g": """
@@ -219,7 +219,7 @@ REFS = {"ref": "*", "pageref": "*", "eqref": "(*)", "autoref": "*", "cref": "*",
 TWO_ARGUMENT_REFS = words("crefrange Crefrange cpagerefrange vrefrange")
 # Words after which a sentence needs an object: a citation behind one of them leaves `[*]`, any other goes.
 NEED_OBJECT = words(
-    """in see of by from to with e.g. cf. cf ref. refs. ref refs reference references and or following also than as per via for on at
+    """in see of by from follow adapt cite quote to with e.g. cf. cf ref. refs. ref refs reference references and or following also than as per via for on at
     into under work works paper papers article articles book books e.g eg i.e. both method approach result results theorem lemma proposition
     section chapter page corollary eq. eqs. notably since that are is was where when while extends extend extending generalizes generalize improves
     improve proves prove shows show compare consult after before between using use used uses like unlike given survey surveys"""
