@@ -8,8 +8,7 @@ Out: OUT/metrics.jsonl (a JSON line for each logged step), OUT/checkpoints/ (Dee
 Killed at any moment, the same command goes on from the newest whole checkpoint, on any number of GPUs. SIGTERM, SIGINT, SIGUSR1, a file
 OUT/STOP or --max-hours end it with a checkpoint after the step in progress. --plan says what a run costs; it needs no GPU.
 
-Two things that know nothing of a run stand beside it: budget.py (arithmetic of size, memory and time) and checkpoints.py (folders that
-are whole or absent).
+The file reads like a run: what it costs, settings, data, model and loss, optimiser, schedule, step, checkpoints, watching, the loop.
 
 example: deepspeed train.py
          deepspeed --num_gpus 2 train.py --config recipes/demo/config.json --steps 200 --micro-batch 4 --accumulation 2
@@ -41,17 +40,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import IO, Annotated, Any, Literal, NamedTuple, cast
 
-import budget
-from checkpoints import (
-    CheckpointWriter,
-    checkpoint_name,
-    list_checkpoints,
-    newest_checkpoint,
-    read_manifest,
-    replace_folder,
-)
 from data_prep.cli import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
@@ -80,6 +70,364 @@ DEEPSPEED_KEYS = """activation_checkpointing bf16 comms_logger communication_dat
     zero_optimization"""  # what ds_config.json may say: DeepSpeed itself passes over a key that it does not know
 
 
+# --- what a run costs: plain arithmetic, without torch; the figures of memory are derived, docs/LOG.md has what was measured ---
+
+
+class Card(NamedTuple):
+    """A GPU: peak of dense bf16 matrix arithmetic (without sparsity) in TFLOP/s, and memory in 10^9 bytes."""
+
+    name: str
+    peak_tflops: float
+    memory_gb: float
+
+    @property
+    def peak(self) -> float:
+        """FLOP/s."""
+        return self.peak_tflops * 1e12
+
+
+# From the vendors' data sheets. The first whose key is part of the device's name (in small letters and digits) counts.
+CARDS: dict[str, Card] = {
+    "b200": Card("NVIDIA B200", 2250.0, 180.0),
+    "h200": Card("NVIDIA H200 SXM", 989.4, 141.0),
+    "h100pcie": Card("NVIDIA H100 PCIe", 756.0, 80.0),
+    "h100nvl": Card("NVIDIA H100 NVL", 835.0, 94.0),
+    "h100": Card("NVIDIA H100 SXM", 989.4, 80.0),
+    "a100sxm440gb": Card("NVIDIA A100 40 GB", 312.0, 40.0),
+    "a100pcie40gb": Card("NVIDIA A100 40 GB", 312.0, 40.0),
+    "a100": Card("NVIDIA A100 80 GB", 312.0, 80.0),
+    "l40s": Card("NVIDIA L40S", 362.0, 48.0),
+    "a40": Card("NVIDIA A40", 149.7, 48.0),
+    "rtx4090": Card("NVIDIA GeForce RTX 4090", 165.2, 24.0),
+    "rtx3090": Card("NVIDIA GeForce RTX 3090", 71.0, 24.0),
+    "l4": Card("NVIDIA L4", 121.0, 24.0),
+}
+
+
+def find_card(device_name: str) -> Card | None:
+    """The card whose key is part of a device's name: 'NVIDIA A100-SXM4-40GB' -> A100 40 GB; None if no key is."""
+    plain = "".join(c for c in device_name.lower() if c.isalnum())
+    return next((card for key, card in CARDS.items() if key in plain), None)
+
+
+# --- the model ---
+
+# What a LlamaConfig knows; it would keep any other key in silence. The first string has what decides the weights and their use.
+SHAPE_KEYS = """attention_bias attention_dropout head_dim hidden_act hidden_size initializer_range intermediate_size mlp_bias
+    model_type num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps rope_parameters rope_scaling rope_theta
+    tie_word_embeddings vocab_size"""
+OTHER_KEYS = """architectures bos_token_id dtype eos_token_id max_position_embeddings pad_token_id pretraining_tp torch_dtype
+    transformers_version use_cache"""
+
+
+class Shape(NamedTuple):
+    """The numbers of a LlamaConfig that decide its size. `attention` and `kv` are widths: heads x head dimension."""
+
+    layers: int
+    hidden: int
+    feed_forward: int
+    vocab: int
+    heads: int
+    attention: int
+    kv: int
+    tied: bool
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The model's config.json; a UserError if it is no LlamaConfig that we can train, or has a key that means nothing."""
+    try:
+        config = json.loads(need_file(path, "model config").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"model config {path} is not JSON ({error})") from None
+    seen = config.get("model_type") if isinstance(config, dict) else type(config).__name__
+    if seen != "llama":
+        raise UserError(f"model config {path} says model_type {seen!r}; 'llama' is needed")
+    needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+    if missing := [key for key in needed if not isinstance(config.get(key), int) or config[key] < 1]:
+        raise UserError(f"model config {path} lacks {', '.join(missing)} (a whole number above 0)")
+    if unknown := sorted(set(config) - set(f"{SHAPE_KEYS} {OTHER_KEYS}".split())):
+        raise UserError(f"model config {path} has the unknown key {unknown[0]!r}; remove it or spell it right")
+    heads, kv_heads = config["num_attention_heads"], config.get("num_key_value_heads") or config["num_attention_heads"]
+    if config["hidden_size"] % heads or heads % kv_heads:
+        raise UserError(
+            f"model config {path}: hidden_size {config['hidden_size']} must be a multiple of {heads} heads, and those of "
+            f"{kv_heads} key-value heads"
+        )
+    return dict(config)
+
+
+def read_shape(config: Mapping[str, Any]) -> Shape:
+    """The Shape of a LlamaConfig, with its defaults for what is left out."""
+    heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    kv_heads = config.get("num_key_value_heads") or heads
+    return Shape(
+        layers=config["num_hidden_layers"],
+        hidden=config["hidden_size"],
+        feed_forward=config["intermediate_size"],
+        vocab=config["vocab_size"],
+        heads=heads,
+        attention=heads * head_dim,
+        kv=kv_heads * head_dim,
+        tied=bool(config.get("tie_word_embeddings", False)),
+    )
+
+
+def layer_matrices(shape: Shape) -> int:
+    """Weights in the matrices of a layer: q and o, k and v, gate, up and down."""
+    return 2 * shape.hidden * (shape.attention + shape.kv) + 3 * shape.hidden * shape.feed_forward
+
+
+def count_parameters(shape: Shape) -> int:
+    """Embedding, layers with two norms each, the last norm, and the head if it is not the embedding: 1,633,781,760."""
+    vocab_matrices = 1 if shape.tied else 2
+    layers = shape.layers * (layer_matrices(shape) + 2 * shape.hidden)
+    return vocab_matrices * shape.vocab * shape.hidden + layers + shape.hidden
+
+
+def flops_per_token(shape: Shape, seq_len: int, *, causal: bool = False) -> float:
+    """FLOPs of training on one token, forward and backward: 6 per weight of a matrix (the embedding is none) and attention.
+
+    Attention counts 12 x layers x width x seq_len if all of the square counts (PaLM's convention), half of that if only the causal
+    half does: 8.997e9 and 8.770e9 for the published model at 768 tokens. What checkpointing computes again is not counted.
+    """
+    matrices = shape.layers * layer_matrices(shape) + shape.vocab * shape.hidden
+    return 6 * matrices + (6 if causal else 12) * shape.layers * shape.attention * seq_len
+
+
+def recomputed_frac(shape: Shape, seq_len: int, checkpointed: int) -> float:
+    """FLOPs that checkpointing adds, as a share of flops_per_token: 0.287 for all layers of the published model."""
+    forward = 2 * layer_matrices(shape) + 4 * shape.attention * seq_len
+    return checkpointed * forward / flops_per_token(shape, seq_len)
+
+
+# --- memory ---
+
+CHECKPOINT_BYTES = (
+    14  # a parameter on disk: bf16 weight (2), and in fp32 the master copy and AdamW's two moments (3 x 4)
+)
+LOSS_CHUNK = 512  # rows whose logits exist at once, see linear_cross_entropy
+CONTEXT_BYTES = 1_000_000_000  # CUDA context, cuBLAS workspaces, NCCL buffers: an estimate
+SLACK_FRAC = 0.04  # what the allocator loses to fragments: an estimate
+
+
+class Memory(NamedTuple):
+    """Bytes on one GPU at the worst moment of a step, by what they are for."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    buckets: float
+    activations: float
+    loss: float
+
+    @property
+    def total(self) -> float:
+        """All of them, the allocator's slack, and what CUDA takes for itself."""
+        return sum(self) * (1 + SLACK_FRAC) + CONTEXT_BYTES
+
+
+def layer_activation_bytes(shape: Shape, *, fused: bool) -> int:
+    """Bytes that a layer keeps for the backward pass, per token, in bf16 with SDPA or flash attention.
+
+    Without fusion: of each norm its input in fp32 twice over (as read and as normalised) and twice in bf16, 2 x 8h; attention's q, k, v
+    and output, 4a + 4kv; gate, up, SiLU and product, 8f; two fp32 roots and a log-sum for each head. 93,256 for the published
+    model. Fused layers (torch.compile, Liger) keep no fp32 copies and neither SiLU nor product: 54,856.
+    """
+    norms, feed_forward = (8, 4) if fused else (16, 8)
+    attention = 4 * shape.attention + 4 * shape.kv
+    return norms * shape.hidden + attention + feed_forward * shape.feed_forward + 4 * shape.heads + 8
+
+
+def activation_bytes(shape: Shape, num_tokens: int, checkpointed: int, *, fused: bool) -> int:
+    """Bytes kept for the backward pass of `num_tokens` tokens: a checkpointed layer keeps its input, and one at a time comes back."""
+    layer = layer_activation_bytes(shape, fused=fused)
+    kept = (shape.layers - checkpointed) * layer + checkpointed * 2 * shape.hidden
+    again = layer if checkpointed else 0
+    outside = 8 * shape.hidden  # last norm, hidden states and their gradient
+    return num_tokens * (kept + again + outside)
+
+
+def loss_bytes(shape: Shape) -> int:
+    """Bytes of the chunked loss: the head's gradient in fp32, beside it first a chunk's logits (8 bytes each), then itself in bf16."""
+    return 4 * shape.vocab * shape.hidden + max(2 * shape.vocab * shape.hidden, 8 * LOSS_CHUNK * shape.vocab)
+
+
+def plan_memory(
+    shape: Shape,
+    *,
+    gpus: int,
+    stage: int,
+    micro_batch: int,
+    seq_len: int,
+    checkpointed: int,
+    fused: bool = False,
+    bucket_elements: float = 5e8,
+) -> Memory:
+    """Memory of one GPU for `micro_batch` sequences at once under ZeRO `stage`, gradients accumulated in fp32.
+
+    AdamW's state is 12 bytes a parameter (fp32 weight and two moments), shared by the GPUs from stage 1 on; the fp32 gradient (4 bytes)
+    is shared from stage 2 on, before that the bf16 gradient (2 bytes) lies beside it.
+    """
+    parameters, num_tokens = count_parameters(shape), micro_batch * seq_len
+    gradients = 4 * parameters / gpus if stage == 2 else 6 * parameters
+    transient = num_tokens * (6 * shape.feed_forward + 8 * shape.hidden)  # gradients inside the layer that is worked on
+    return Memory(
+        weights=2 * parameters,
+        gradients=gradients,
+        optimizer=12 * parameters / (gpus if stage else 1),
+        buckets=2 * 2 * min(bucket_elements, parameters) if gpus > 1 else 0,
+        activations=activation_bytes(shape, num_tokens, checkpointed, fused=fused) + transient,
+        loss=loss_bytes(shape),
+    )
+
+
+class Choice(NamedTuple):
+    """How to run on a card: ZeRO stage, sequences at once, layers to checkpoint, and the memory that this takes."""
+
+    stage: int
+    micro_batch: int
+    checkpointed: int
+    memory: Memory
+
+
+LINK_BYTES_PER_S = 100e9  # between GPUs, in one direction: NVLink gives two to nine times that, PCIe 4 a quarter
+FULL_SPEED_TOKENS = (
+    512  # a micro-batch of t tokens runs at t / (t + 512) of full speed: a guess that prefers large ones
+)
+
+
+def choose_plan(
+    shape: Shape,
+    *,
+    memory_bytes: float,
+    gpus: int,
+    global_batch: int,
+    seq_len: int,
+    fused: bool = False,
+    max_micro_batch: int = 64,
+) -> Choice | None:
+    """The fastest way to run `global_batch` sequences per step on cards of `memory_bytes`, by this arithmetic; None if none fits.
+
+    Time per token is compute, with what checkpointing computes again, plus sending gradients (2 bytes a parameter, in ZeRO-2 for each
+    micro-batch, in ZeRO-1 once a step). The global batch is never changed: only micro-batches that divide it are tried.
+    """
+    parameters, flops = count_parameters(shape), flops_per_token(shape, seq_len)
+
+    def seconds_per_token(stage: int, micro: int, checkpointed: int) -> float:
+        tokens = micro * seq_len
+        compute = flops * (1 + recomputed_frac(shape, seq_len, checkpointed)) / (0.6 * CARDS["a100"].peak)
+        messages = 1 if stage == 2 else micro * gpus / global_batch
+        send = 2 * parameters * messages / LINK_BYTES_PER_S / tokens if gpus > 1 else 0.0
+        return compute * (tokens + FULL_SPEED_TOKENS) / tokens + send
+
+    best: tuple[float, int, Choice] | None = None
+    divisors = [m for m in range(1, max_micro_batch + 1) if global_batch % (m * gpus) == 0]
+    for stage in (2, 1) if gpus > 1 else (2,):
+        for micro in divisors:
+            for checkpointed in range(shape.layers + 1):
+                memory = plan_memory(
+                    shape,
+                    gpus=gpus,
+                    stage=stage,
+                    micro_batch=micro,
+                    seq_len=seq_len,
+                    checkpointed=checkpointed,
+                    fused=fused,
+                )
+                if memory.total <= memory_bytes:
+                    rank = (
+                        seconds_per_token(stage, micro, checkpointed),
+                        -stage,
+                        Choice(stage, micro, checkpointed, memory),
+                    )
+                    best = rank if best is None or rank[:2] < best[:2] else best
+                    break  # fewer checkpointed layers are always faster
+    return None if best is None else best[2]
+
+
+# --- sentences ---
+
+CHINCHILLA_TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022, as the paper uses it
+BYTES_PER_TOKEN = 3.0  # measured, with our tokenizer of 102,400 pieces: docs/LOG.md
+PAPER_BYTES_PER_TOKEN = (3.0, 4.0)  # the paper's rule: one billion tokens from 3 to 4 GB of text
+
+
+def gb(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:,.1f} GB"
+
+
+def model_sentences(shape: Shape, seq_len: int) -> list[str]:
+    """Size and FLOPs of the model."""
+    vocab, per_layer = f"{shape.vocab:,} x {shape.hidden:,}", layer_matrices(shape) + 2 * shape.hidden
+    matrices = vocab if shape.tied else f"2 x {vocab}"
+    unit, size = ("GFLOP", 1e9) if flops_per_token(shape, seq_len) >= 1e8 else ("MFLOP", 1e6)
+    full, half = (flops_per_token(shape, seq_len, causal=causal) / size for causal in (False, True))
+    return [
+        f"Model: {matrices} + {shape.layers} layers x {per_layer:,} + {shape.hidden:,} = {count_parameters(shape):,} parameters.",
+        f"A token costs {full:.2f} {unit} in training at {seq_len} tokens, {half:.2f} if attention counts its causal half only.",
+    ]
+
+
+def batch_sentence(gpus: int, micro_batch: int, seq_len: int, accumulation: int) -> str:
+    """'2 GPUs x 32 sequences x 768 tokens x 32 accumulation = 1,572,864 tokens per step.'"""
+    tokens = gpus * micro_batch * seq_len * accumulation
+    return f"{gpus} GPUs x {micro_batch} sequences x {seq_len} tokens x {accumulation} accumulation = {tokens:,} tokens per step."
+
+
+def token_sentences(shape: Shape, tokens: float, available: int | None, text_bytes: int | None) -> list[str]:
+    """Tokens wanted, advised and there; `available` is None where nothing is packed, `text_bytes` None where there is no text."""
+    parameters = count_parameters(shape)
+    ratio, advised = tokens / parameters, CHINCHILLA_TOKENS_PER_PARAMETER * parameters
+    regime = "below" if ratio < 16 else "about" if ratio < 25 else "beyond"
+    rule = f"{CHINCHILLA_TOKENS_PER_PARAMETER} x {parameters / 1e9:.3f} billion = {advised / 1e9:.1f} billion"
+    lines = [
+        f"{tokens / 1e9:,.2f} billion tokens are {ratio:.1f} per parameter, {regime} the Chinchilla rule of {rule}."
+    ]
+    if available is not None:
+        lines.append(f"Packed are {available:,} tokens: {tokens / available:.2f} epochs.")
+    elif text_bytes is not None:
+        guess, few, many = (text_bytes / n / 1e9 for n in (BYTES_PER_TOKEN, *reversed(PAPER_BYTES_PER_TOKEN)))
+        lines.append(
+            f"Not packed yet: {gb(text_bytes)} of text / {BYTES_PER_TOKEN} bytes per token = {guess:.3f} billion tokens "
+            f"(by the paper's rule {few:.3f} to {many:.3f})."
+        )
+    else:
+        lines.append("The dataset folder holds no text and no packed tokens yet.")
+    return lines
+
+
+def memory_sentences(shape: Shape, card: Card, gpus: int, micro_batch: int, seq_len: int) -> list[str]:
+    """Memory under ZeRO-2 with and without checkpointing, and the size of checkpoints."""
+    lines = []
+    for checkpointed, fused in ((shape.layers, False), (0, False), (0, True)):
+        m = plan_memory(
+            shape, gpus=gpus, stage=2, micro_batch=micro_batch, seq_len=seq_len, checkpointed=checkpointed, fused=fused
+        )
+        mode = (
+            ("all layers" if checkpointed else "no layer") + " checkpointed" + (" and compiled layers" if fused else "")
+        )
+        parts = ", ".join(f"{name} {gb(value)}" for name, value in m._asdict().items())
+        fits = "fits" if m.total <= card.memory_gb * 1e9 else "does not fit"
+        lines.append(
+            f"ZeRO-2 with {mode}: {parts}; with slack and context {gb(m.total)}, which {fits} the {card.name}."
+        )
+    parameters = count_parameters(shape)
+    lines.append(f"A checkpoint takes {parameters:,} x {CHECKPOINT_BYTES} bytes = {gb(parameters * CHECKPOINT_BYTES)}.")
+    lines.append(f"The Hugging Face folder takes {parameters:,} x 2 bytes = {gb(parameters * 2)}.")
+    return lines
+
+
+def time_sentence(shape: Shape, seq_len: int, tokens: float, card: Card, gpus: int, mfu: float) -> str:
+    """Hours and GPU-hours at a share of the card's peak."""
+    tokens_per_s = mfu * card.peak / flops_per_token(shape, seq_len)
+    gpu_hours = tokens / tokens_per_s / 3600
+    return (
+        f"At {mfu:.0%} of the {card.name}'s {card.peak_tflops:g} TFLOP/s: {tokens_per_s:,.0f} tokens/s per GPU, "
+        f"{gpu_hours:,.0f} GPU-hours, {gpu_hours / gpus:,.0f} hours ({gpu_hours / gpus / 24:.1f} days) on {gpus} GPUs."
+    )
+
+
 # --- settings ---
 
 FIXED = "fixed"  # marks a setting that a resumed run must keep, because it decides the curve
@@ -97,6 +445,11 @@ class Settings:
     deepspeed_config: Annotated[Path, "DeepSpeed's own: ZeRO stage, bf16, buckets"] = ROOT / "ds_config.json"
     dataset: Annotated[Path, "train.jsonl and val.jsonl, or their packed tokens/"] = Path("dataset_train_val")
     tokenizer: Annotated[Path, "the tokenizer's folder"] = Path("tokenizer")
+    mixture: Annotated[Path | None, "mixture.json: sources, weights, stages; default: all of --dataset by Table 1"] = (
+        None
+    )
+    curriculum: Annotated[Literal["stages", "none"], "none: full bodies throughout", FIXED] = "stages"
+    allow: Annotated[bool, "let a mixture's post-training sources into pretraining"] = False
     out: Annotated[Path, "folder for metrics, checkpoints and the Hugging Face model"] = Path("runs/pretrain")
 
     seq_len: Annotated[int, "tokens in a sequence", FIXED] = 768
@@ -160,7 +513,7 @@ def parser() -> Parser:
     out = Parser(prog="train.py", description=__doc__)
     out.add_argument("--plan", action="store_true", help="print what the run would cost and stop; needs no GPU")
     out.add_argument("--gpus", type=int, default=2, metavar="INT", help="of --plan: number of GPUs (default 2)")
-    out.add_argument("--card", choices=list(budget.CARDS), default="a100", help="of --plan: the GPU (default a100)")
+    out.add_argument("--card", choices=list(CARDS), default="a100", help="of --plan: the GPU (default a100)")
     out.add_argument(
         "--mfu", type=float, default=0.5, metavar="FLOAT", help="of --plan: share of the peak reached (default 0.5)"
     )
@@ -380,7 +733,7 @@ def loss_function() -> Any:
     return LinearCrossEntropy
 
 
-def linear_cross_entropy(hidden: Any, weight: Any, labels: Any, chunk: int = budget.LOSS_CHUNK) -> Any:
+def linear_cross_entropy(hidden: Any, weight: Any, labels: Any, chunk: int = LOSS_CHUNK) -> Any:
     """Mean cross entropy (fp32) of the logits hidden @ weight.T without ever holding them: memory does not grow with N x V.
 
     hidden [..., H] and weight [V, H] of one dtype, labels int64 [...]. The gradients are made in the forward pass, so backward
@@ -644,6 +997,204 @@ def clip_raw_gradient(engine: Any, limit: float) -> float:
 # --- checkpoint ---
 
 
+class HashingFile:
+    """A binary file that is hashed while it is written, so that its checksum costs no second reading."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.hash, self.num_bytes = file, hashlib.sha256(), 0
+
+    def write(self, data: Any) -> int:
+        self.hash.update(data)
+        self.num_bytes += len(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder (after a rename, say) survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_folder(partial: Path, final: Path) -> None:
+    """Give a folder that is whole its name. One that has the name goes first, by way of a name that nobody takes for whole."""
+    remove_folder(final)
+    partial.rename(final)
+    sync_folder(final.parent)
+
+
+def remove_folder(path: Path) -> None:
+    if path.exists():
+        doomed = path.with_name(path.name + ".old.partial")
+        shutil.rmtree(doomed, ignore_errors=True)
+        path.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def checkpoint_name(step: int) -> str:
+    return f"step{step:08d}"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints, newest first."""
+    return sorted((p for p in folder.glob("step" + "[0-9]" * 8) if p.is_dir()), reverse=True)
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
+    """{"step", "world_size", "frozen", "files"} of a checkpoint; None if it is damaged."""
+    try:
+        manifest = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
+        return dict(manifest) if {"step", "world_size", "frozen", "files"} <= set(manifest) else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def checkpoint_fault(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint (its manifest; a file that is absent, short or altered), or None."""
+    manifest = read_manifest(checkpoint)
+    if manifest is None:
+        return "its manifest.json cannot be read"
+    for name, wanted in manifest["files"].items():
+        path = checkpoint / name
+        if not path.is_file() or path.stat().st_size != wanted["bytes"]:
+            return f"{name} is missing or does not have its {wanted['bytes']:,} bytes"
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while data := file.read(1 << 24):
+                digest.update(data)
+        if digest.hexdigest() != wanted["sha256"]:
+            return f"{name} does not have the checksum that was written"
+    return None
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole. A damaged one is named on stderr, and the one before it is tried."""
+    for path in list_checkpoints(folder):
+        fault = checkpoint_fault(path)
+        if fault is None:
+            return path
+        print(f"checkpoint {path} is damaged: {fault}; the one before it is tried", file=sys.stderr, flush=True)
+    return None
+
+
+class CheckpointWriter:
+    """Writes checkpoints while training goes on. It stands in for DeepSpeed's checkpoint engine, of which it changes `save`.
+
+    `save` copies this rank's state into host memory that is used again, and returns; `finish` starts a thread that writes, hashes
+    and syncs it. When each rank has left its `rank<N>.done` in `step<N>.partial`, rank 0 writes manifest.json, renames the folder,
+    and writes `latest` last. So a folder without .partial is whole, and a kill at any moment leaves the checkpoint before it as the
+    newest. All ranks must see the same file system.
+    """
+
+    def __init__(self, folder: Path, rank: int, world: int, keep: int, plain: Any) -> None:
+        self.folder, self.rank, self.world, self.keep, self.plain = folder, rank, world, keep, plain
+        self.pending: list[tuple[Path, Any]] = []
+        self.buffers: list[Any] = []
+        self.next_buffer = 0
+        self.thread: threading.Thread | None = None
+        self.error: str | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.plain, name)
+
+    def save(self, state_dict: Any, path: str) -> None:
+        """DeepSpeed calls this for each file of this rank."""
+        self.pending.append((Path(path), self.to_host(state_dict)))
+
+    def to_host(self, value: Any) -> Any:
+        """A copy of nested containers whose tensors lie in host memory, pinned if they come from a GPU."""
+        import torch
+
+        if isinstance(value, torch.Tensor):
+            number, self.next_buffer = self.next_buffer, self.next_buffer + 1
+            if number == len(self.buffers):
+                self.buffers.append(None)
+            buffer = self.buffers[number]
+            if buffer is None or buffer.shape != value.shape or buffer.dtype != value.dtype:
+                buffer = self.buffers[number] = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+            return buffer.copy_(value.detach(), non_blocking=True)
+        if isinstance(value, Mapping):
+            return {key: self.to_host(item) for key, item in value.items()}
+        if type(value) in (list, tuple):
+            return type(value)(self.to_host(item) for item in value)
+        return value
+
+    def finish(self, step: int, about: Mapping[str, Any], best: bool) -> None:
+        """Write in the background what `save` has collected, as the checkpoint of `step`."""
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        work, self.pending, self.next_buffer = self.pending, [], 0
+        self.thread = threading.Thread(
+            target=self.write, args=(work, step, about, best), daemon=True, name="checkpoint"
+        )
+        self.thread.start()
+
+    def wait(self) -> str | None:
+        """Wait for the thread; what went wrong since the last call, or None."""
+        if self.thread is not None:
+            self.thread.join()
+        error, self.error = self.error, None
+        return error
+
+    def write(self, work: Sequence[tuple[Path, Any]], step: int, about: Mapping[str, Any], best: bool) -> None:
+        """The thread. A full disk costs this checkpoint, not the run."""
+        partial = self.folder / (checkpoint_name(step) + ".partial")
+        try:
+            try:
+                done: dict[str, Any] = {"files": {path.name: self.write_file(path, state) for path, state in work}}
+            except OSError as error:
+                done = {"error": str(error.strerror)}
+            with atomic_write(partial / f"rank{self.rank}.done") as file:
+                json.dump(done, file)
+            if self.rank == 0:
+                self.complete(partial, step, about, best)
+        except OSError as error:
+            self.error = str(error.strerror)
+
+    def write_file(self, path: Path, state: Any) -> dict[str, Any]:
+        import torch
+
+        with path.open("wb") as file:
+            hashing = HashingFile(file)
+            torch.save(state, cast(IO[bytes], hashing))
+            file.flush()
+            os.fsync(file.fileno())
+        return {"bytes": hashing.num_bytes, "sha256": hashing.hash.hexdigest()}
+
+    def complete(self, partial: Path, step: int, about: Mapping[str, Any], best: bool) -> None:
+        """Rank 0, when all ranks have written: manifest, rename, `latest`, `best`, and old checkpoints go."""
+        reports = [partial / f"rank{rank}.done" for rank in range(self.world)]
+        while not all(report.exists() for report in reports):
+            time.sleep(0.02)
+        contents = [json.loads(report.read_text(encoding="utf-8")) for report in reports]
+        self.error = next((content["error"] for content in contents if "error" in content), None)
+        if self.error is not None:
+            remove_folder(partial)
+            return
+        files = {name: facts for content in contents for name, facts in content["files"].items()}
+        with atomic_write(partial / "manifest.json") as file:
+            json.dump({**about, "step": step, "world_size": self.world, "files": files}, file, indent=1)
+        for report in reports:
+            report.unlink()
+        sync_folder(partial)
+        replace_folder(partial, self.folder / checkpoint_name(step))
+        for name in ("latest", "best") if best else ("latest",):
+            with atomic_write(self.folder / name) as file:
+                file.write(checkpoint_name(step))
+        marker = self.folder / "best"
+        kept = marker.read_text(encoding="utf-8") if marker.exists() else None
+        for path in list_checkpoints(self.folder)[self.keep :]:
+            if path.name != kept:
+                remove_folder(path)
+
+
 def to_universal(checkpoint: Path) -> str:
     """Convert a checkpoint so that another number of ranks can load it; the name of the converted one, which lies beside it."""
     target = checkpoint.with_name(checkpoint.name + ".universal")
@@ -825,16 +1376,16 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
 
-def device_figures(tokens_per_s: float, shape: budget.Shape, seq_len: int, device: Any) -> dict[str, float]:
+def device_figures(tokens_per_s: float, shape: Shape, seq_len: int, device: Any) -> dict[str, float]:
     """Of this rank's GPU: MFU by both conventions, peak memory, and what NVML reads; what is not known is left out, all of it on a CPU."""
     import torch
 
     if device.type != "cuda":
         return {}
     figures = {"memory_gb": torch.cuda.max_memory_allocated(device) / 1e9}
-    if card := budget.find_card(torch.cuda.get_device_name(device)):
+    if card := find_card(torch.cuda.get_device_name(device)):
         for name, causal in (("mfu", False), ("mfu_causal", True)):
-            figures[name] = tokens_per_s * budget.flops_per_token(shape, seq_len, causal=causal) / card.peak
+            figures[name] = tokens_per_s * flops_per_token(shape, seq_len, causal=causal) / card.peak
     try:
         import pynvml
     except ImportError:
@@ -882,11 +1433,11 @@ class Run:
     """What is known before anything is computed; all that can be checked without a GPU has been."""
 
     config: dict[str, Any]
-    shape: budget.Shape
+    shape: Shape
     batches: Batches
     steps: int
     deepspeed: dict[str, Any]
-    train: Any  # TokenSequences
+    train: Any  # Curriculum
     val: Any
     val_tokens_per_byte: float
     frozen: dict[str, Any]  # what a resumed run must share
@@ -898,11 +1449,18 @@ class Run:
 
 def prepare(settings: Settings, ranks: Ranks) -> Run:
     """Check settings, model, tokenizer, disk, data and the newest checkpoint against each other; pack tokens if that was not done."""
-    from data_prep.token_files import TokenSequences, check_tokenizer_fits, open_split, tokenizer_fingerprint
+    from data_prep.mixture import Curriculum
+    from data_prep.token_files import (
+        TokenSequences,
+        check_tokenizer_fits,
+        data_fingerprint,
+        open_split,
+        tokenizer_fingerprint,
+    )
 
     check_settings(settings)
-    config = budget.read_config(settings.config)
-    shape = budget.read_shape(config)
+    config = read_config(settings.config)
+    shape = read_shape(config)
     longest = config.get("max_position_embeddings", 2048)
     if settings.seq_len > longest:
         raise UserError(
@@ -913,24 +1471,31 @@ def prepare(settings: Settings, ranks: Ranks) -> Run:
             f"--checkpoint-layers {settings.checkpoint_layers}; {settings.config} has {shape.layers} layers"
         )
     check_tokenizer_fits(settings.tokenizer, config)
-    check_disk(settings.out, budget.count_parameters(shape))
+    check_disk(settings.out, count_parameters(shape))
     manifests = [m for path in list_checkpoints(settings.out / "checkpoints") if (m := read_manifest(path)) is not None]
     batches = share_out(settings, ranks.world, manifests[0]["frozen"]["global_batch"] if manifests else None)
     steps = settings.steps or math.ceil(settings.tokens / (batches.global_batch * settings.seq_len))
     pack_if_absent(settings, ranks)
-    splits = {
-        s: open_split(settings.dataset, s, tokenizer=settings.tokenizer, vocab_size=shape.vocab)
-        for s in ("train", "val")
-    }
-    data = json.dumps([[f.source, f.part, *f.header] for f in splits["train"]])
+    val = open_split(settings.dataset, "val", tokenizer=settings.tokenizer, vocab_size=shape.vocab)
+    train = Curriculum(
+        choose_mixture(settings),
+        steps=steps,
+        rows_per_step=batches.global_batch,
+        seq_len=settings.seq_len,
+        seed=settings.seed,
+        tokenizer=settings.tokenizer,
+    )
     frozen = {name: getattr(settings, name) for name, hint in HINTS.items() if FIXED in hint}
     frozen |= {
         "global_batch": batches.global_batch,
         "steps": steps,
         "tokenizer": tokenizer_fingerprint(settings.tokenizer)[:12],
     }
-    frozen |= {"data": hashlib.sha256(data.encode()).hexdigest()[:12]}
-    frozen |= {f"config.{key}": config.get(key) for key in budget.SHAPE_KEYS.split()}
+    frozen |= {
+        "mixture": train.fingerprint(),
+        "data": data_fingerprint(open_split(settings.dataset, "train", part=None)),
+    }
+    frozen |= {f"config.{key}": config.get(key) for key in SHAPE_KEYS.split()}
     if manifests:
         old = manifests[0]["frozen"]
         changed = [
@@ -944,18 +1509,28 @@ def prepare(settings: Settings, ranks: Ranks) -> Run:
             raise UserError(
                 f"a run with Muon goes on on the {manifests[0]['world_size']} GPUs that it began on, here are {ranks.world}"
             )
-    text_bytes = sum(f.header.num_text_bytes for f in splits["val"])
+    text_bytes = sum(f.header.num_text_bytes for f in val)
     return Run(
         config=config,
         shape=shape,
         batches=batches,
         steps=steps,
         deepspeed=deepspeed_config(settings, batches),
-        train=TokenSequences(splits["train"], seq_len=settings.seq_len, seed=settings.seed),
-        val=TokenSequences(splits["val"], seq_len=settings.seq_len, seed=0),
-        val_tokens_per_byte=sum(f.header.num_tokens for f in splits["val"]) / max(text_bytes, 1),
+        train=train,
+        val=TokenSequences(val, seq_len=settings.seq_len, seed=0),
+        val_tokens_per_byte=sum(f.header.num_tokens for f in val) / max(text_bytes, 1),
         frozen=frozen,
     )
+
+
+def choose_mixture(settings: Settings) -> Any:
+    """The Mixture of --mixture, or all that --dataset holds with the weights of Table 1."""
+    from data_prep.mixture import default_mixture, read_mixture
+
+    staged = settings.curriculum == "stages"
+    if settings.mixture is None:
+        return default_mixture(settings.dataset, curriculum=staged)
+    return read_mixture(settings.mixture, allow=settings.allow, curriculum=staged)
 
 
 def check_disk(out: Path, num_parameters: int) -> None:
@@ -967,10 +1542,10 @@ def check_disk(out: Path, num_parameters: int) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(f"--out {out} cannot be written ({error.strerror}); name a folder that can") from None
-    needed, free = num_parameters * (budget.CHECKPOINT_BYTES + 2), shutil.disk_usage(out).free
+    needed, free = num_parameters * (CHECKPOINT_BYTES + 2), shutil.disk_usage(out).free
     if free < needed:
         raise UserError(
-            f"--out {out} has {budget.gb(free)} free, a checkpoint and the model need {budget.gb(needed)}; name another disk"
+            f"--out {out} has {gb(free)} free, a checkpoint and the model need {gb(needed)}; name another disk"
         )
 
 
@@ -1061,23 +1636,21 @@ def fit_card(settings: Settings, run: Run, ranks: Ranks, device: Any) -> tuple[R
     room, micro, fused = device_bytes(ranks, device), run.batches.micro_batch, settings.compile
     stage = run.deepspeed["zero_optimization"]["stage"]
     sizes: dict[str, Any] = {"gpus": ranks.world, "fused": fused, "seq_len": settings.seq_len}
-    best = budget.choose_plan(run.shape, memory_bytes=room, global_batch=run.batches.global_batch, **sizes)
+    best = choose_plan(run.shape, memory_bytes=room, global_batch=run.batches.global_batch, **sizes)
     if settings.checkpoint_layers != "auto":
         num_layers = run.shape.layers if settings.checkpoint_layers == "all" else int(settings.checkpoint_layers)
-        needed = budget.plan_memory(run.shape, stage=stage, micro_batch=micro, checkpointed=num_layers, **sizes).total
+        needed = plan_memory(run.shape, stage=stage, micro_batch=micro, checkpointed=num_layers, **sizes).total
         if device.type == "cuda" and needed > room:
             fits = (
                 f"--micro-batch {best.micro_batch} --checkpoint-layers {best.checkpointed} fit"
                 if best
                 else "take more GPUs"
             )
-            raise UserError(
-                f"a GPU has {budget.gb(room)}, {micro} sequences at once need about {budget.gb(needed)}; {fits}"
-            )
+            raise UserError(f"a GPU has {gb(room)}, {micro} sequences at once need about {gb(needed)}; {fits}")
         return run, num_layers
     if best is None:
         raise UserError(
-            f"a GPU has {budget.gb(room)}, too little for one sequence at once; take a larger card, or more of them"
+            f"a GPU has {gb(room)}, too little for one sequence at once; take a larger card, or more of them"
         )
     stage = stage if settings.optimizer == "muon" or settings.skip_outliers else best.stage
     batches = share_out(
@@ -1090,8 +1663,8 @@ def fit_card(settings: Settings, run: Run, ranks: Ranks, device: Any) -> tuple[R
     ours |= {"zero_optimization": {**run.deepspeed["zero_optimization"], "stage": stage}}
     if ranks.rank == 0:
         print(
-            f"Chosen for {budget.gb(room)}: {best.micro_batch} sequences at once, {best.checkpointed} of {run.shape.layers} layers "
-            f"checkpointed, ZeRO-{stage}, {budget.gb(best.memory.total)}: the fastest that fits, by the arithmetic of budget.py."
+            f"Chosen for {gb(room)}: {best.micro_batch} sequences at once, {best.checkpointed} of {run.shape.layers} layers "
+            f"checkpointed, ZeRO-{stage}, {gb(best.memory.total)}: the fastest that fits, by the arithmetic above."
         )
     return dataclasses.replace(run, batches=batches, deepspeed={**run.deepspeed, **ours}), best.checkpointed
 
@@ -1178,12 +1751,10 @@ def train(settings: Settings, ranks: Ranks) -> int:
         if error := writer.wait():
             watch.say(f"The checkpoint of step {saved_step} was not written: {error}.")
             watch.record("event", step, event="checkpoint failed", error=error)
-        needed = budget.count_parameters(run.shape) * budget.CHECKPOINT_BYTES
+        needed = count_parameters(run.shape) * CHECKPOINT_BYTES
         free = broadcast(shutil.disk_usage(checkpoints).free)
         if free < needed:
-            watch.say(
-                f"No checkpoint of step {step:,}: it needs {budget.gb(needed)}, {checkpoints} has {budget.gb(free)} free."
-            )
+            watch.say(f"No checkpoint of step {step:,}: it needs {gb(needed)}, {checkpoints} has {gb(free)} free.")
             watch.record("event", step, event="no space for a checkpoint")
             return
         seconds = seconds_before + time.monotonic() - started_s
@@ -1200,7 +1771,12 @@ def train(settings: Settings, ranks: Ranks) -> int:
         rows_of(s, micro, ranks, batches) for s in range(step, run.steps) for micro in range(batches.accumulation)
     )
     prefetch = Prefetcher(run.train, wanted, pin=device.type == "cuda")
+    stage, available = "", run.train.num_tokens()
     while step < run.steps and not stop_code:
+        if stage != (begun := run.train.segment_of(step * batches.global_batch).stage.name):
+            stage = begun
+            watch.say(f"step {step:>7,}  stage {stage!r} begins")
+            watch.record("event", step, event="stage", stage=stage)
         rate = learning_rate(step, run.steps, settings)
         for group in engine.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
@@ -1238,9 +1814,15 @@ def train(settings: Settings, ranks: Ranks) -> int:
         if step % settings.log_every == 0 or step == run.steps or stop_code:
             now_s = time.monotonic()
             step_s = (now_s - logged_s) / (step - logged_step)
-            line = {"loss": loss, "grad_norm": grad_norm, "lr": rate, "tokens": step * run.tokens_per_step}
+            line: dict[str, Any] = {
+                "loss": loss,
+                "grad_norm": grad_norm,
+                "lr": rate,
+                "tokens": step * run.tokens_per_step,
+            }
             line |= {
-                "epoch": step * batches.global_batch / run.train.rows_per_epoch,
+                "epoch": step * run.tokens_per_step / available,
+                "stage": stage,
                 "skipped": engine.skipped_steps,
                 "outliers": outliers,
             }
@@ -1284,6 +1866,7 @@ def train(settings: Settings, ranks: Ranks) -> int:
         }
         facts |= {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"}
         facts |= {"tokenizer_fingerprint": run.frozen["tokenizer"], "data": run.frozen["data"]}
+        facts |= {"mixture": [entry._asdict() for entry in run.train.drawn()]}
         watch.say(f"The model is in {export_model(engine.module, settings, facts)}.")
     if stop_code:
         watch.say(f"Stopped after step {step:,} of {run.steps:,}: {stop.reason}. The same command goes on.")
@@ -1296,37 +1879,43 @@ def train(settings: Settings, ranks: Ranks) -> int:
 
 def plan_sentences(settings: Settings, run: Run, gpus: int) -> list[str]:
     """What is about to happen, with its arithmetic."""
-    b, available = run.batches, run.train.rows_per_epoch * settings.seq_len
+    b, available = run.batches, run.train.num_tokens()
     total = run.steps * run.tokens_per_step
     rates = f"learning rate {settings.lr:g} after {settings.warmup_steps} warm-up steps, then {settings.schedule} to {settings.final_lr_frac:g} of it"
     return [
-        *budget.model_sentences(run.shape, settings.seq_len),
-        budget.batch_sentence(gpus, b.micro_batch, settings.seq_len, b.accumulation),
-        f"{run.steps:,} steps x {run.tokens_per_step:,} = {total:,} tokens, {total / available:.2f} epochs of {available:,}.",
+        *model_sentences(run.shape, settings.seq_len),
+        batch_sentence(gpus, b.micro_batch, settings.seq_len, b.accumulation),
+        f"{run.steps:,} steps x {run.tokens_per_step:,} = {total:,} tokens, {total / available:.2f} times the {available:,} at hand.",
+        *run.train.sentences(),
         f"{settings.optimizer}, {rates}; weight decay {settings.weight_decay:g}, clipping at {settings.clip:g}.",
     ]
 
 
-def plan(settings: Settings, card: budget.Card, gpus: int, mfu: float) -> int:
+def plan(settings: Settings, card: Card, gpus: int, mfu: float) -> int:
     """--plan: what the run would cost, on stdout."""
+    from data_prep.mixture import Curriculum
     from data_prep.token_files import open_split
 
     check_settings(settings)
     if gpus < 1 or not 0 < mfu <= 1:
         raise UserError(f"--gpus {gpus} --mfu {mfu}; at least one GPU and a share from 0 to 1 are needed")
-    shape, batches = budget.read_shape(budget.read_config(settings.config)), share_out(settings, gpus)
+    shape, batches = read_shape(read_config(settings.config)), share_out(settings, gpus)
     tokens_per_step = batches.global_batch * settings.seq_len
     steps = settings.steps or math.ceil(settings.tokens / tokens_per_step)
     packed = any((settings.dataset / "tokens").glob("train-*.bin"))
     available = sum(file.header.num_tokens for file in open_split(settings.dataset, "train")) if packed else None
     text = settings.dataset / "train.jsonl"
     text_bytes = text.stat().st_size if text.exists() else None
-    print(*budget.model_sentences(shape, settings.seq_len), sep="\n")
-    print(budget.batch_sentence(gpus, batches.micro_batch, settings.seq_len, batches.accumulation))
+    print(*model_sentences(shape, settings.seq_len), sep="\n")
+    print(batch_sentence(gpus, batches.micro_batch, settings.seq_len, batches.accumulation))
     print(f"{steps:,} steps x {tokens_per_step:,} = {steps * tokens_per_step / 1e9:,.2f} billion tokens.")
-    print(*budget.token_sentences(shape, steps * tokens_per_step, available, text_bytes), sep="\n")
-    print(*budget.memory_sentences(shape, card, gpus, batches.micro_batch, settings.seq_len), sep="\n")
-    print(budget.time_sentence(shape, settings.seq_len, steps * tokens_per_step, card, gpus, mfu))
+    print(*token_sentences(shape, steps * tokens_per_step, available, text_bytes), sep="\n")
+    if packed:
+        mixture, rows = choose_mixture(settings), batches.global_batch
+        drawn = Curriculum(mixture, steps=steps, rows_per_step=rows, seq_len=settings.seq_len, seed=settings.seed)
+        print(*drawn.sentences(), sep="\n")
+    print(*memory_sentences(shape, card, gpus, batches.micro_batch, settings.seq_len), sep="\n")
+    print(time_sentence(shape, settings.seq_len, steps * tokens_per_step, card, gpus, mfu))
     return EXIT_DONE
 
 
@@ -1335,7 +1924,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings(**{name: given[name] for name in HINTS if given[name] is not None})
     ranks = read_ranks()
     if given["plan"]:
-        return plan(settings, budget.CARDS[given["card"]], given["gpus"], given["mfu"])
+        return plan(settings, CARDS[given["card"]], given["gpus"], given["mfu"])
     try:
         if given["selftest"]:
             from benchmarks.selftest import selftest

@@ -28,8 +28,8 @@ if __package__ in (None, ""):
 
 import train
 from benchmarks.ranks import make_tiny, start_ranks, tiny_flags, wait_ranks
-from checkpoints import list_checkpoints
 from data_prep.cli import EXIT_DONE, EXIT_INTERRUPTED, Parser, UserError, atomic_write, run
+from train import list_checkpoints
 
 STOPS = {"SIGTERM": EXIT_INTERRUPTED, "SIGINT": EXIT_INTERRUPTED, "SIGUSR1": EXIT_DONE, "STOP": EXIT_DONE}
 DAMAGES = ("byte altered", "cut short", "file removed", "manifest spoilt")

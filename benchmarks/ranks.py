@@ -55,7 +55,7 @@ def make_tiny(folder: Path) -> None:
     words = ["".join(random.choice(list("abcdeilmnorstu"), size=random.integers(2, 8))) for _ in range(200)]
     texts = [" ".join(random.choice(words, size=300)) for _ in range(30)]
     records = [
-        {"id": f"t{n}", "source": "test", "title": "", "abstract": "", "text": text, "parts": {}}
+        {"id": f"t{n}", "source": "test", "title": "", "abstract": text[:300], "text": text, "parts": {}}
         for n, text in enumerate(texts)
     ]
     write_jsonl(folder / "data" / "train.jsonl", records[:26])

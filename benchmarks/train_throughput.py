@@ -21,7 +21,6 @@ from typing import Any
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: import from the repository root
 
-import budget
 import train
 from data_prep.cli import EXIT_DONE, Parser, UserError, run
 
@@ -64,7 +63,7 @@ class Clock:
         return min(after - before for before, after in zip(self.marks[1:], self.marks[2:], strict=False))
 
 
-def random_batch(shape: budget.Shape, micro_batch: int, seq_len: int, number: int) -> Any:
+def random_batch(shape: train.Shape, micro_batch: int, seq_len: int, number: int) -> Any:
     import torch
 
     generator = torch.Generator().manual_seed(number)
@@ -78,7 +77,7 @@ def plain_loop(config: dict[str, Any], settings: train.Settings, steps: int, clo
     """What one would write without any framework: bf16 weights, fp32 copy, AdamW, clipping."""
     import torch
 
-    shape = budget.read_shape(config)
+    shape = train.read_shape(config)
     llama = train.build_model(config, settings, device).llama.train()
     weights = list(llama.parameters())
     masters = [p.detach().float().requires_grad_() for p in weights]
@@ -105,7 +104,7 @@ def our_loop(
     config: dict[str, Any], settings: train.Settings, steps: int, clock: Clock, ranks: train.Ranks, device: Any
 ) -> Callable[[], None]:
     """train.py's step. Returns one more step, for the profiler."""
-    shape = budget.read_shape(config)
+    shape = train.read_shape(config)
     model = train.build_model(config, settings, device)
     train.set_checkpointing(model, shape.layers if settings.checkpoint_layers == "all" else 0)
     batches = train.Batches(settings.micro_batch * ranks.world * ACCUMULATION, settings.micro_batch, ACCUMULATION)
@@ -132,7 +131,7 @@ def trainer_loop(config: dict[str, Any], settings: train.Settings, steps: int, c
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-    shape = budget.read_shape(config)
+    shape = train.read_shape(config)
 
     class Rows(torch.utils.data.Dataset):  # type: ignore[type-arg]
         def __len__(self) -> int:
@@ -264,14 +263,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--work", choices=list(MODES), help="be one rank of a mode, print its figures")
     args = parser.parse_args(argv)
-    config = budget.read_config(train.ROOT / "config.json") if on_gpu else SMALL
+    config = train.read_config(train.ROOT / "config.json") if on_gpu else SMALL
     if args.work:
         print(json.dumps(work(args.work, config, args.seq_len, args.micro_batch, args.steps, args.profile)))
         return EXIT_DONE
-    shape = budget.read_shape(config)
-    card = budget.find_card(torch.cuda.get_device_name()) if on_gpu else None
+    shape = train.read_shape(config)
+    card = train.find_card(torch.cuda.get_device_name()) if on_gpu else None
     print(
-        f"{budget.count_parameters(shape):,} parameters, {args.micro_batch} x {args.seq_len} tokens at once, {ACCUMULATION} accumulated",
+        f"{train.count_parameters(shape):,} parameters, {args.micro_batch} x {args.seq_len} tokens at once, {ACCUMULATION} accumulated",
         flush=True,
     )
     print(
@@ -294,7 +293,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         line = f"{words:84} {tokens / seconds:9,.0f} tokens/s  {tokens / seconds / reference:5.2f} x the first"
         if on_gpu:
             mfu = (
-                tokens / seconds / world * budget.flops_per_token(shape, args.seq_len) / card.peak
+                tokens / seconds / world * train.flops_per_token(shape, args.seq_len) / card.peak
                 if card
                 else float("nan")
             )

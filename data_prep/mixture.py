@@ -22,6 +22,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: import from the repository root
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ import numpy as np
 
 from data_prep.cli import EXIT_DONE, Parser, UserError, run
 from data_prep.mathematics import formula_share
-from data_prep.token_files import FULL_TEXT, Batch, TokenFile, TokenSequences, open_split, read_json
+from data_prep.token_files import FULL_TEXT, Batch, TokenFile, TokenSequences, data_fingerprint, open_split, read_json
 
 STAGES = ("pretraining", "post-training")
 # Table 1 of KiteFish-A1, and the data of its siblings: in which stage a source belongs, and its weight there.
@@ -276,6 +277,21 @@ class Curriculum:
             for whole, piece in zip(batch, part, strict=True):
                 whole[chosen] = piece
         return batch
+
+    def files(self) -> list[TokenFile]:
+        """All token files that the run draws from, each once."""
+        found = {file.path: file for segment in self.segments for file in segment.sequences.files}
+        return [found[path] for path in sorted(found)]
+
+    def num_tokens(self) -> int:
+        """Tokens of the full text of all sources, each counted once."""
+        return sum(file.header.num_tokens for file in self.files() if file.part == FULL_TEXT)
+
+    def fingerprint(self) -> str:
+        """12 hexadecimal digits that change with the stages, their files and weights, and the packed tokens."""
+        stages = [[segment.stage.share, segment.stage.reads, segment.weights] for segment in self.segments]
+        facts = json.dumps([stages, data_fingerprint(self.files())])
+        return hashlib.sha256(facts.encode()).hexdigest()[:12]
 
     def drawn(self) -> list[Drawn]:
         """For each stage and source: tokens drawn, share of the stage, passes over the tokens that the stage can read."""

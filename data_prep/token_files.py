@@ -300,6 +300,12 @@ def open_split(
     return files
 
 
+def data_fingerprint(files: Sequence[TokenFile]) -> str:
+    """12 hexadecimal digits that change when the packed tokens of a run do: sources, parts, groups, counts, tokenizer."""
+    facts = sorted([file.split, file.source, file.part, file.group, *file.header] for file in files)
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+
+
 # --- the order of an epoch ---
 
 

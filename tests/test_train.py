@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import budget
-import checkpoints
 import train
 from data_prep.cli import UserError
 
 from .conftest import ROOT, run_command
 
-PUBLISHED = budget.read_shape(budget.read_config(ROOT / "config.json"))
+PUBLISHED = train.read_shape(train.read_config(ROOT / "config.json"))
 
 
 def settings(**changes: Any) -> train.Settings:
@@ -27,14 +25,14 @@ def settings(**changes: Any) -> train.Settings:
 
 
 def test_published_arithmetic() -> None:
-    assert budget.count_parameters(PUBLISHED) == 1_633_781_760
+    assert train.count_parameters(PUBLISHED) == 1_633_781_760
     batches = train.share_out(settings(), 2)
     assert batches == (2048, 32, 32)
     assert batches.global_batch * 768 == 1_572_864
     assert math.ceil(52.18e9 / 1_572_864) == 33_176
-    assert budget.flops_per_token(PUBLISHED, 768) == pytest.approx(9.00e9, rel=0.001)
-    assert budget.flops_per_token(PUBLISHED, 768, causal=True) == pytest.approx(8.770e9, rel=0.001)
-    assert 1 + budget.recomputed_frac(PUBLISHED, 768, 24) == pytest.approx(1.287, abs=0.001)
+    assert train.flops_per_token(PUBLISHED, 768) == pytest.approx(9.00e9, rel=0.001)
+    assert train.flops_per_token(PUBLISHED, 768, causal=True) == pytest.approx(8.770e9, rel=0.001)
+    assert 1 + train.recomputed_frac(PUBLISHED, 768, 24) == pytest.approx(1.287, abs=0.001)
 
 
 def test_parameters_are_those_of_transformers() -> None:
@@ -50,7 +48,7 @@ def test_parameters_are_those_of_transformers() -> None:
         }
         config |= {"num_key_value_heads": kv_heads, "tie_word_embeddings": tied}
         model = LlamaForCausalLM(LlamaConfig(**config))
-        assert budget.count_parameters(budget.read_shape(config)) == sum(p.numel() for p in model.parameters())
+        assert train.count_parameters(train.read_shape(config)) == sum(p.numel() for p in model.parameters())
 
 
 def test_plan_is_printed_without_a_gpu_or_data(tmp_path: Path) -> None:
@@ -77,10 +75,10 @@ def test_memory_of_zero_stages() -> None:
     """By hand, on 2 GPUs in 10^9 bytes: ZeRO-2 with fp32 gradients is (2 + 4/2 + 12/2) x 1.634 = 16.34, ZeRO-1 (2 + 6 + 6) x 1.634 = 22.87."""
     states = {}
     for stage in (1, 2):
-        memory = budget.plan_memory(PUBLISHED, gpus=2, stage=stage, micro_batch=1, seq_len=768, checkpointed=0)
+        memory = train.plan_memory(PUBLISHED, gpus=2, stage=stage, micro_batch=1, seq_len=768, checkpointed=0)
         states[stage] = (memory.weights + memory.gradients + memory.optimizer) / 1e9
     assert states == {1: pytest.approx(22.87, abs=0.01), 2: pytest.approx(16.34, abs=0.01)}
-    loss_gb = budget.loss_bytes(PUBLISHED) / 1e9
+    loss_gb = train.loss_bytes(PUBLISHED) / 1e9
     assert loss_gb < 1.4
 
 
@@ -121,10 +119,10 @@ def test_activation_bytes_are_those_measured(
         return sum(kept.values())
 
     for layers, checkpointed in ((3, 0), (3, 2)):
-        shape = budget.Shape(layers, hidden, feed_forward, 512, heads, hidden, hidden * kv_heads // heads, False)
-        planned = budget.activation_bytes(shape, 256, checkpointed, fused=False)
+        shape = train.Shape(layers, hidden, feed_forward, 512, heads, hidden, hidden * kv_heads // heads, False)
+        planned = train.activation_bytes(shape, 256, checkpointed, fused=False)
         if checkpointed:
-            planned -= 256 * budget.layer_activation_bytes(
+            planned -= 256 * train.layer_activation_bytes(
                 shape, fused=False
             )  # the one that comes back, in the backward pass
         assert planned == pytest.approx(measured(layers, checkpointed), rel=0.02)
@@ -133,8 +131,8 @@ def test_activation_bytes_are_those_measured(
 def test_auto_plan() -> None:
     """Larger cards checkpoint less; the global batch is never changed; fusion lets 32 sequences fit 80 GB without any checkpointing."""
 
-    def choose(memory_gb: float, fused: bool = True, gpus: int = 2) -> budget.Choice | None:
-        return budget.choose_plan(
+    def choose(memory_gb: float, fused: bool = True, gpus: int = 2) -> train.Choice | None:
+        return train.choose_plan(
             PUBLISHED, memory_bytes=memory_gb * 1e9, gpus=gpus, global_batch=2048, seq_len=768, fused=fused
         )
 
@@ -162,11 +160,11 @@ def test_cards_are_found_by_their_names() -> None:
         ("NVIDIA H200", 989.4),
         ("NVIDIA GeForce RTX 4090", 165.2),
     ):
-        card = budget.find_card(name)
+        card = train.find_card(name)
         assert card is not None
         assert card.peak_tflops == peak, name
-    assert budget.find_card("NVIDIA A100-SXM4-40GB") == budget.CARDS["a100sxm440gb"]
-    assert budget.find_card("Radeon") is None
+    assert train.find_card("NVIDIA A100-SXM4-40GB") == train.CARDS["a100sxm440gb"]
+    assert train.find_card("Radeon") is None
 
 
 # --- batches, rows, schedule ---
@@ -406,10 +404,10 @@ class PlainEngine:
     """Stands where DeepSpeed's own checkpoint engine does; the writer asks it for nothing here."""
 
 
-def write_checkpoint(writer: checkpoints.CheckpointWriter, step: int, *, best: bool = False) -> str | None:
+def write_checkpoint(writer: train.CheckpointWriter, step: int, *, best: bool = False) -> str | None:
     import torch
 
-    folder = writer.folder / (checkpoints.checkpoint_name(step) + ".partial")
+    folder = writer.folder / (train.checkpoint_name(step) + ".partial")
     folder.mkdir(parents=True)
     writer.save({"weights": torch.full((1000,), float(step)), "nested": [{"step": step}]}, str(folder / "state.pt"))
     writer.finish(step, {"frozen": {}}, best)
@@ -420,12 +418,12 @@ def test_checkpoints_are_whole_or_absent(tmp_path: Path, capsys: pytest.CaptureF
     """Written, hashed, renamed; each kind of damage to the newest is noticed, and the one before is taken."""
     import torch
 
-    writer = checkpoints.CheckpointWriter(tmp_path, 0, 1, 9, PlainEngine())
+    writer = train.CheckpointWriter(tmp_path, 0, 1, 9, PlainEngine())
     for step in range(1, 6):
         assert write_checkpoint(writer, step) is None
     assert not list(tmp_path.glob("*.partial"))
     assert (tmp_path / "latest").read_text() == "step00000005"
-    newest = checkpoints.newest_checkpoint(tmp_path)
+    newest = train.newest_checkpoint(tmp_path)
     assert newest == tmp_path / "step00000005"
     assert float(torch.load(newest / "state.pt")["weights"][0]) == 5.0
 
@@ -435,17 +433,17 @@ def test_checkpoints_are_whole_or_absent(tmp_path: Path, capsys: pytest.CaptureF
     state.write_bytes(state.read_bytes()[:-1])  # cut short
     (tmp_path / "step00000003" / "state.pt").unlink()
     (tmp_path / "step00000002" / "manifest.json").write_text("{")
-    assert checkpoints.newest_checkpoint(tmp_path) == tmp_path / "step00000001"
+    assert train.newest_checkpoint(tmp_path) == tmp_path / "step00000001"
     said = capsys.readouterr().err
     assert said.count("is damaged") == 4
     assert "state.pt does not have the checksum that was written" in said
 
 
 def test_checkpoints_are_kept_by_number_and_the_best_besides(tmp_path: Path) -> None:
-    writer = checkpoints.CheckpointWriter(tmp_path, 0, 1, 2, PlainEngine())
+    writer = train.CheckpointWriter(tmp_path, 0, 1, 2, PlainEngine())
     for step in range(1, 6):
         write_checkpoint(writer, step, best=step == 2)
-    assert [path.name for path in checkpoints.list_checkpoints(tmp_path)] == [
+    assert [path.name for path in train.list_checkpoints(tmp_path)] == [
         "step00000005",
         "step00000004",
         "step00000002",
@@ -454,7 +452,7 @@ def test_checkpoints_are_kept_by_number_and_the_best_besides(tmp_path: Path) -> 
 
 
 def test_a_full_disk_costs_the_new_checkpoint_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = checkpoints.CheckpointWriter(tmp_path, 0, 1, 2, PlainEngine())
+    writer = train.CheckpointWriter(tmp_path, 0, 1, 2, PlainEngine())
     assert write_checkpoint(writer, 1) is None
 
     def full(path: Path, state: Any) -> dict[str, Any]:
@@ -463,7 +461,7 @@ def test_a_full_disk_costs_the_new_checkpoint_only(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(writer, "write_file", full)
     assert write_checkpoint(writer, 2) == "No space left on device"
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["step00000001"]
-    assert checkpoints.newest_checkpoint(tmp_path) == tmp_path / "step00000001"
+    assert train.newest_checkpoint(tmp_path) == tmp_path / "step00000001"
     monkeypatch.undo()
     assert write_checkpoint(writer, 2) is None
 
@@ -472,7 +470,7 @@ def test_the_copy_in_host_memory_is_a_copy(tmp_path: Path) -> None:
     """Training goes on while the thread writes: what it writes is the state at the time of `save`."""
     import torch
 
-    writer = checkpoints.CheckpointWriter(tmp_path, 0, 1, 2, PlainEngine())
+    writer = train.CheckpointWriter(tmp_path, 0, 1, 2, PlainEngine())
     weights = torch.zeros(10)
     (tmp_path / "step00000001.partial").mkdir()
     writer.save({"w": weights}, str(tmp_path / "step00000001.partial" / "state.pt"))

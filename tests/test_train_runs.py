@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-import checkpoints
 import train
 from benchmarks.ranks import TINY_CONFIG, make_tiny, start_ranks, tiny_flags, wait_ranks
 from data_prep.cli import UserError
@@ -126,7 +125,7 @@ def test_killed_and_damaged_it_goes_on_bit_for_bit(place: Path, undisturbed: Pat
         for process in ranks:
             process.kill()
         wait_ranks(ranks, 30)
-    newest = checkpoints.list_checkpoints(out / "checkpoints")[0]
+    newest = train.list_checkpoints(out / "checkpoints")[0]
     target = newest / "mp_rank_00_model_states.pt"
     target.write_bytes(target.read_bytes()[: target.stat().st_size // 2])
     (out / "checkpoints" / "step00000099.partial").mkdir()
@@ -156,7 +155,7 @@ def test_each_way_to_stop_ends_all_ranks_with_a_checkpoint(place: Path, undistur
         codes = wait_ranks(ranks, 60)
         assert codes == ([130, 130] if way in (signal.SIGTERM, signal.SIGINT) else [0, 0]), log.read_text()
         step = lines(out)[-1]["step"]
-        assert (out / "checkpoints" / "latest").read_text() == checkpoints.checkpoint_name(step)
+        assert (out / "checkpoints" / "latest").read_text() == train.checkpoint_name(step)
         assert not (out / "STOP").exists()
     assert step < STEPS, "the run was over before it could be stopped each way"
     assert log.read_text().count("Stopped after step") == 5
@@ -168,7 +167,7 @@ def test_each_way_to_stop_ends_all_ranks_with_a_checkpoint(place: Path, undistur
 def test_on_one_gpu_instead_of_two_and_back(place: Path, undisturbed: Path) -> None:
     out = place / "worlds"
     shutil.copytree(undisturbed, out)
-    for path in checkpoints.list_checkpoints(out / "checkpoints"):
+    for path in train.list_checkpoints(out / "checkpoints"):
         if path.name > "step00000008":
             shutil.rmtree(path)
     (out / "metrics.jsonl").unlink()
@@ -371,7 +370,7 @@ def test_ranks_whose_launcher_dies_save_and_end(place: Path, undisturbed: Path) 
             time.sleep(0.2)
         assert not left
         last = lines(out)[-1]["step"]
-        assert (out / "checkpoints" / "latest").read_text() == checkpoints.checkpoint_name(last)
+        assert (out / "checkpoints" / "latest").read_text() == train.checkpoint_name(last)
         assert "the launcher is gone" in log.read_text()
         assert curve(out)[1][:2] == curve(undisturbed)[1][:2]
     finally:
