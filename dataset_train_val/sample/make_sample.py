@@ -36,7 +36,7 @@ sys.path.insert(0, str(HERE.parent.parent))  # run as a file: import from the re
 from data_prep.records import parse_name  # noqa: E402
 
 MEMBER_TIME_S = 1_000_000_000  # 9 September 2001; any fixed time will do
-KEPT_OF_DAMAGED_BYTES = 24  # a gzip header and too little after it to decode anything
+KEPT_OF_DAMAGED_BYTES = 12  # a gzip header and too little after it to decode anything
 BAD_METADATA_LINE = '{"id":"0704.9999","title":"This line breaks off in the mid\n'  # a cut-off download ends like this
 KAGGLE_KEYS = ("id", "submitter", "authors", "title", "comments", "journal-ref", "doi", "report-no", "categories",
                "license", "abstract", "versions", "update_date", "authors_parsed")  # fmt: skip
@@ -146,14 +146,22 @@ def tar_of(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def damaged(kind: str, packed: bytes, files: dict[str, bytes]) -> bytes:
-    """What an accident leaves of an archive: cut gzip, a tar cut before its first TeX file, NUL bytes only, nothing."""
+def gzipped(data: bytes, level: int = 9) -> bytes:
+    """A gzip without name and time. At level 0 its bytes do not depend on the zlib that packs it."""
+    buffer = io.BytesIO()
+    with gzip.GzipFile("", "wb", level, buffer, mtime=0) as file:
+        file.write(data)
+    return buffer.getvalue()
+
+
+def damaged(kind: str, files: dict[str, bytes]) -> bytes:
+    """What an accident leaves of an archive: cut gzip, a tar cut before its first TeX file, NUL bytes only, nothing, noise."""
     if kind == "cut-gzip":
-        return packed[:KEPT_OF_DAMAGED_BYTES]
+        return gzipped(tar_of(files), level=0)[:KEPT_OF_DAMAGED_BYTES]
     if kind == "cut-tar":
-        return gzip.compress(tar_of(files)[: tarfile.BLOCKSIZE * 2], mtime=0)
+        return gzipped(tar_of(files)[: tarfile.BLOCKSIZE * 2])
     if kind == "nul-filled":
-        return bytes(len(packed))
+        return bytes(len(tar_of(files)))
     if kind == "empty":
         return b""
     if kind == "random":
@@ -167,10 +175,9 @@ def stored_archive(name: str, files: dict[str, bytes], paper: dict[str, Any]) ->
     only_name, only_data = next(iter(files.items()))
     if form == "file" and only_name.endswith(".pdf"):
         return f"{name}.pdf", only_data
-    packed = gzip.compress(only_data if form == "file" else tar_of(files), mtime=0)
     if "damage" in paper:
-        packed = damaged(paper["damage"], packed, files)
-    return f"{name}.gz", packed
+        return f"{name}.gz", damaged(paper["damage"], files)
+    return f"{name}.gz", gzipped(only_data if form == "file" else tar_of(files))
 
 
 def metadata_record(name: str, paper: dict[str, Any]) -> dict[str, Any]:
