@@ -4,7 +4,9 @@ In: e-prints and their metadata (default: ../shared/eprints). Out: CPU seconds o
 core, and whether a worker's memory stays flat when there are ten times as many shards.
 
     python benchmarks/prepare_throughput.py --repeat 3 --memory
-    python benchmarks/prepare_throughput.py --repeat 0 --merge 270000    # the merge alone, of made-up shards
+    python benchmarks/prepare_throughput.py --repeat 0 --merge 270000 --index ../shared/metadata/oai_sample.jsonl.gz
+
+The second line measures what one process does alone: the merge (of made-up shards) and the metadata's index.
 
 CPU seconds are those of the program and all its children, from start to end, so they hold on a busy machine; what lies
 between their sum over the stages and the whole is start-up (imports, the language profiles), planning and the metadata's index.
@@ -13,6 +15,7 @@ The aim (issue of the corpus at arXiv's scale): 12 e-prints/s per core at least,
 
 import argparse
 import json
+import random
 import resource
 import shutil
 import subprocess
@@ -33,7 +36,9 @@ if __package__ in (None, ""):
 from data_prep.archives import files_below
 from data_prep.cli import Parser, UserError, run
 from data_prep.dedup import NUM_PERM, SIGNATURE
+from data_prep.filters import Limits
 from data_prep.merge import Options, merge
+from data_prep.metadata import MetadataIndex, index_metadata
 from data_prep.records import json_line
 from data_prep.shards import INDEX, ITEMS, RECORDS, peak_rss_bytes
 
@@ -139,6 +144,24 @@ def write_made_up_shard(folder: Path, generator: np.random.Generator, first: int
     )
 
 
+def index_cost(metadata: Path, folder: Path) -> None:
+    """Print what the index of a metadata file costs to make and to look into."""
+    started_s, before_bytes = time.process_time(), peak_rss_bytes()
+    counts = index_metadata(metadata, Limits(), folder / "index")
+    made_s, grown = time.process_time() - started_s, peak_rss_bytes() - before_bytes
+    index = MetadataIndex(folder / "index")
+    ids = list(index.kept_ids())[:: max(counts["kept"] // 5000, 1)]
+    random.Random(0).shuffle(ids)
+    started_s = time.process_time()
+    found = sum(index.find(paper_id) is not None for paper_id in ids)
+    look_s = (time.process_time() - started_s) / len(ids)
+    print(
+        f"index of {counts['lines']:,} metadata lines: {made_s:.1f} CPU s = {1e6 * made_s / counts['lines']:.0f} microseconds each, "
+        f"memory grew by {grown / 2**20:.0f} MiB; {found:,} of {len(ids):,} ids found, {1e6 * look_s:.0f} microseconds each"
+    )
+    print(f"kept {counts['kept']:,}, rejected {counts['rejected']}")
+
+
 def merge_scale(num_eprints: int, folder: Path) -> None:
     """Print time and memory of the merge alone, which one process does, on made-up shards of the real number of papers each."""
     generator = np.random.default_rng(0)
@@ -166,10 +189,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--merge", type=int, default=0, metavar="EPRINTS", help="measure the merge of so many made-up e-prints"
     )
+    parser.add_argument(
+        "--index", type=Path, default=None, metavar="METADATA", help="measure the index of this metadata file"
+    )
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         if args.repeat:
             throughput(args, Path(name))
+        if args.index:
+            index_cost(args.index, Path(name))
         if args.merge:
             merge_scale(args.merge, Path(name))
         if args.memory:
