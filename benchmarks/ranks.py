@@ -5,9 +5,11 @@ In: the arguments of train.py, a number of ranks, a log file. Out: real processe
 A start through `deepspeed` spends 10 to 20 seconds on imports; this one about one. Used by tests and by benchmarks that start training often.
 """
 
+import ctypes
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import time
@@ -115,7 +117,8 @@ def run_rank(
     env: Mapping[str, str],
     before: Callable[[int], None] | None,
 ) -> None:
-    """The life of one rank, as a launcher would start it."""
+    """The life of one rank, as a launcher would start it; it ends with the process that it was forked from (Linux)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number in (1, 2):
         os.dup2(descriptor, number)
