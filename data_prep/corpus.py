@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.cli import Progress, atomic_write
+from data_prep.cli import Progress, UserError, atomic_write
 from data_prep.corpus_folder import (
     LOCK,
     MANIFEST,
@@ -31,7 +31,7 @@ from data_prep.corpus_folder import (
     sha256_file,
     stamp_of,
 )
-from data_prep.dedup import BenchmarkIndex
+from data_prep.dedup import LEAST_THRESHOLD, BenchmarkIndex
 from data_prep.engines import run_shards
 from data_prep.merge import Options, merge
 from data_prep.metadata import COUNTS, index_metadata
@@ -47,7 +47,11 @@ class Plan:
 
 
 def make_plan(settings: Settings) -> Plan:
-    """The shards of a run, and its stamp."""
+    """The shards of a run, and its stamp. Raises UserError for sources or a similarity that cannot be."""
+    if not LEAST_THRESHOLD <= settings.jaccard <= 1:
+        raise UserError(
+            f"--jaccard is {settings.jaccard}; it must lie between {LEAST_THRESHOLD}, under which pairs are missed, and 1"
+        )
     stamp = stamp_of(settings)
     shards = plan_shards(settings.sources, key_of([stamp["metadata"], stamp["papers"]]), settings.limit)
     names, num_bytes = [shard.folder_name for shard in shards], sum(shard.num_bytes for shard in shards)
@@ -103,10 +107,7 @@ def prepare_benchmarks(settings: Settings, folder: Path) -> Path | None:
     path = folder / f"benchmarks-{key_of([sha256_file(path) for path in settings.decontaminate])}.npz"
     if not path.exists():
         index = BenchmarkIndex.build(settings.decontaminate)
-        num, num_skipped = len(index.arrays["names"]), int(index.arrays["num_skipped"])
-        print(
-            f"benchmarks: {num:,} questions, of which {num_skipped:,} say too little to be looked for", file=sys.stderr
-        )
+        print(index.sentence(), file=sys.stderr)
         index.save(path)
     return path
 

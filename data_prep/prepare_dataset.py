@@ -93,7 +93,6 @@ def check_flags(args: argparse.Namespace) -> None:
         need_file(path, "benchmark file")
     for name, value, low, high in (
         ("--val-frac", args.val_frac, 0.0, 1.0),
-        ("--jaccard", args.jaccard, 0.3, 1.0),
         ("--workers", args.workers, 1, 1024),
         ("--limit", 1 if args.limit is None else args.limit, 1, 10**9),
         ("--min-body-chars", args.min_body_chars, 0, 10**9),
