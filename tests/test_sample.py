@@ -12,6 +12,8 @@ from types import ModuleType
 
 import pytest
 
+from data_prep import external
+from data_prep.mixture import is_gold
 from data_prep.records import REASONS, parse_name
 from tests.conftest import ROOT, SAMPLE, run_command
 
@@ -153,6 +155,20 @@ def test_metadata_have_the_form_of_the_snapshot() -> None:
     assert {"1999", "2001", "2007", "2015", "2024"} <= years
     with pytest.raises(ValueError, match="control character"):
         json.loads(lines[-1] + "\n")
+
+
+def test_web_pages_become_records(rebuilt: Path, tmp_path: Path) -> None:
+    assert (rebuilt / "openwebmath.jsonl").read_bytes() == (SAMPLE / "openwebmath.jsonl").read_bytes()
+    assert external.main(["openwebmath", "--input", str(SAMPLE / "openwebmath.jsonl"), "--out", str(tmp_path)]) == 0
+    texts = [json.loads(line)["text"] for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    assert len(texts) == 18
+    assert min(map(len, texts)) > 800
+    assert not (tmp_path / "rejects.jsonl").read_text()
+
+
+def test_sample_has_a_gold_paper(prepared: Path) -> None:
+    lines = [line for name in ("train.jsonl", "val.jsonl") for line in (prepared / name).read_text().splitlines()]
+    assert [record["id"] for record in map(json.loads, lines) if is_gold(record)] == ["1911.99001"]
 
 
 def test_sample_stays_small() -> None:

@@ -2,7 +2,9 @@
 
 In: papers/<name>/, one folder per archive, named as arXiv names the file (math0303991, 1403.9901v2): paper.json (metadata,
 how it is stored, what is expected of it) and the files of the archive as UTF-8 text with "\\n" line ends.
-Out: sources/ (loose <name>.gz and .pdf, bulk tars) and metadata.jsonl in the form of arXiv's Kaggle snapshot.
+    web/<name>.txt, a page each: its address, its date, and its text.
+Out: sources/ (loose <name>.gz and .pdf, bulk tars), metadata.jsonl in the form of arXiv's Kaggle snapshot, and openwebmath.jsonl,
+the pages as rows of OpenWebMath.
 
 The same papers give the same archives: sorted members, fixed times, no owner. (Another zlib may compress to other bytes;
 what they hold is the same.)
@@ -205,6 +207,12 @@ def year_month(name: str) -> str:
     return name.lstrip("abcdefghijklmnopqrstuvwxyz-")[:4]
 
 
+def web_row(page: str) -> dict[str, str]:
+    """A row of OpenWebMath: address, text, date, and what its makers noted, a JSON text of its own."""
+    url, day, text = page.split("\n", 2)
+    return {"url": url, "text": text.strip(), "date": f"{day} 12:00:00", "metadata": "{}"}
+
+
 def build(papers: Path, out: Path) -> dict[str, list[str]]:
     """Write sources/ and metadata.jsonl under `out`; return the expected outcomes by archive name."""
     sources = out / "sources"
@@ -233,9 +241,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=HERE, help="folder for sources/ and metadata.jsonl (default: here)")
     out: Path = parser.parse_args(argv).out
     expected = build(HERE / "papers", out)
+    pages = [path.read_text(encoding="utf-8") for path in sorted(HERE.glob("web/*.txt"))]
+    (out / "openwebmath.jsonl").write_text(
+        "".join(json.dumps(web_row(page)) + "\n" for page in pages), encoding="utf-8"
+    )
     copies = [outcome for outcomes in expected.values() for outcome in outcomes]
     print(
-        f"{len(expected)} papers, {copies.count('kept')} of them good: {out}/sources and {out}/metadata.jsonl",
+        f"{len(expected)} papers, {copies.count('kept')} of them good, and {len(pages)} web pages: "
+        f"{out}/sources, {out}/metadata.jsonl, {out}/openwebmath.jsonl",
         file=sys.stderr,
     )
     return 0
