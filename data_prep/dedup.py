@@ -218,25 +218,20 @@ def cluster(
     the document that would be kept. The result does not depend on the order of the input, only on ids, versions and texts;
     of documents with equal ids and versions, the words decide.
     """
-    num = len(signatures)
+    everyone = np.arange(len(signatures))
     age = ages(ids)
-    newest = np.array([version or 0 for version in versions], dtype=np.int64)
-    digests = signatures["digest"]
-    by_rank = np.lexsort((digests[:, 1], digests[:, 0], age, -signatures["num_words"].astype(np.int64), -newest))
-    rank = np.empty(num, np.int64)
-    rank[by_rank] = np.arange(num)
-
-    same = exact_groups(digests, rank)
-    oldest = np.arange(num)  # the oldest document with the very words of this one
-    for index in np.flatnonzero(same != np.arange(num)):
+    by_rank = best_first(signatures, age, versions)
+    same = exact_groups(signatures["digest"], by_rank)
+    oldest = everyone.copy()  # for the best of those with the same words, the oldest of them
+    for index in np.flatnonzero(same != everyone):
         if age[index] < age[oldest[same[index]]]:
             oldest[same[index]] = index
 
-    duplicate_of, similarity, first = same.copy(), np.ones(num, np.float32), oldest.copy()
+    duplicate_of, similarity, first = same.copy(), np.ones(len(everyone), np.float32), oldest.copy()
     active = by_rank[(same[by_rank] == by_rank) & (signatures["num_shingles"][by_rank] > 0)]
     set_of = functools.lru_cache(maxsize=4)(
         lambda index: sorted_set(shingles(word_hashes(text_of(index))))
-    )  # a book's set is 8 MB
+    )  # a book's: 8 MB
 
     def real(left: int, right: int) -> float:
         return jaccard(set_of(left), set_of(right))
@@ -257,20 +252,27 @@ def cluster(
     for left, right in passed_over:
         if duplicate_of[right] == right and age[oldest[left]] < age[first[right]] and real(left, right) >= threshold:
             first[right] = oldest[left]
-    exact = (same != np.arange(num)) & (duplicate_of[same] == same)
+    exact = (same != everyone) & (duplicate_of[same] == same)
     similarity[~exact] = similarity[same[~exact]]
     duplicate_of = duplicate_of[same]
     return Clusters(duplicate_of, similarity, exact, first[duplicate_of])
 
 
-def exact_groups(digests: Hashes, rank: NDArray[np.int64]) -> NDArray[np.int64]:
+def best_first(signatures: NDArray[Any], age: NDArray[np.int64], versions: Sequence[int | None]) -> NDArray[np.int64]:
+    """The documents in the order in which they are to be kept: newest version, most words, oldest id; then by their words."""
+    newest = np.array([version or 0 for version in versions], dtype=np.int64)
+    digests = signatures["digest"]
+    return np.lexsort((digests[:, 1], digests[:, 0], age, -signatures["num_words"].astype(np.int64), -newest))
+
+
+def exact_groups(digests: Hashes, by_rank: NDArray[np.int64]) -> NDArray[np.int64]:
     """For each document the best one with the same digest (uint64 [n, 2]), int64 [n]; itself where it is the best."""
-    order = np.lexsort((rank, digests[:, 1], digests[:, 0]))
+    ranked = digests[by_rank]
+    order = by_rank[np.lexsort((ranked[:, 1], ranked[:, 0]))]  # stable: within a digest, best first
     ordered = digests[order]
-    starts = np.append(True, (ordered[1:] != ordered[:-1]).any(axis=1)) if len(order) else np.zeros(0, np.bool_)
-    leaders = order[starts]
+    starts = np.append(True, (ordered[1:] != ordered[:-1]).any(axis=1))[: len(order)]
     same = np.empty(len(order), np.int64)
-    same[order] = leaders[np.cumsum(starts) - 1]
+    same[order] = order[starts][np.cumsum(starts) - 1]
     return same
 
 
