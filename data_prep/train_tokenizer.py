@@ -77,11 +77,12 @@ CHUNKS = {
 MAX_PIECE_CHARS = (
     24  # SentencePiece's default is 16; phrases are longer, and 16, 24 and 32 pack alike (docs/LOG.md, 2026-11-21)
 )
-# Distinct chunks held at a time: 0.5 million of 46 MB of LaTeX cost 1.3 GB at the peak, inside SentencePiece (docs/LOG.md, 2026-11-21).
+# Distinct chunks held at a time. 0.44 million, of 44 MB of LaTeX, cost 1.05 GB at the peak, inside SentencePiece: about 2.4 KB a chunk
+# (docs/LOG.md, 2026-11-21).
 MAX_CHUNKS = 1_500_000
 
-# A control word becomes a piece if it is a habit of the field, not of one author.
-MIN_SYMBOL_COUNT, MIN_SYMBOL_DOCUMENTS = 5, 3
+# A control word becomes a piece if more than one document has it: one author's macro is none.
+MIN_SYMBOL_DOCUMENTS = 2
 MAX_SYMBOL_FRAC = 1 / 16  # of the vocabulary: 6,400 of 102,400, 256 of 4,096
 
 # Roles as ChatML writes them; `generation` marks what the assistant said, so that a loss can be taken on answers alone.
@@ -185,7 +186,7 @@ class Counts(NamedTuple):
     documents: "Counter[str]"
 
 
-def count_chunks(texts: Iterable[str], kind: str, max_chunks: int = MAX_CHUNKS) -> Counts:
+def count_chunks(texts: Iterable[str], kind: str, max_chunks: int) -> Counts:
     """Cut texts into chunks and count. Above `max_chunks`, the rarest phrases are taken apart into words, so that memory is bounded."""
     chunks: Counter[str] = Counter()
     documents: Counter[str] = Counter()
@@ -218,7 +219,7 @@ def split_control(chunk: str) -> tuple[str, str]:
 
 
 def choose_symbols(counts: Counts, limit: int) -> list[str]:
-    """The control words, bare and with an argument, that become whole pieces: the commonest `limit` of those common enough."""
+    """The control words, bare and with an argument, that become whole pieces: the commonest `limit` of those."""
     totals: Counter[str] = Counter()
     documents: Counter[str] = Counter()
     for chunk, num_documents in counts.documents.items():
@@ -227,7 +228,7 @@ def choose_symbols(counts: Counts, limit: int) -> list[str]:
             totals[form] += counts.chunks[chunk]
             documents[form] += num_documents
     needed = min(MIN_SYMBOL_DOCUMENTS, max(documents.values(), default=0))
-    common = [form for form, count in totals.items() if count >= MIN_SYMBOL_COUNT and documents[form] >= needed]
+    common = [form for form in totals if documents[form] >= needed]
     return sorted(common, key=lambda form: (-totals[form], form))[:limit]
 
 
@@ -503,10 +504,11 @@ def train(
     model_type: str = "bpe",
     kind: str = "phrases",
     max_bytes: int = 200_000_000,
+    max_chunks: int = MAX_CHUNKS,
     seed: int = 0,
 ) -> None:
     """Train a tokenizer of `vocab_size` pieces on texts of `inputs` and write its folder; the same input gives the same bytes."""
-    counts = count_chunks(sample_documents(inputs, max_bytes, seed), kind)
+    counts = count_chunks(sample_documents(inputs, max_bytes, seed), kind, max_chunks)
     symbols = choose_symbols(counts, int(MAX_SYMBOL_FRAC * vocab_size))
     chunks = plain_chunks(counts, symbols)
     num_chars = sum(map(len, chunks))
@@ -558,6 +560,12 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--max-bytes", type=int, default=200_000_000, help="how much text to learn from (default: %(default)s)"
     )
+    parser.add_argument(
+        "--max-chunks",
+        type=int,
+        default=MAX_CHUNKS,
+        help="bound on memory, about 2.4 KB each; rarer phrases are taken apart (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw of documents (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("tokenizer"), help="folder to write (default: %(default)s)")
     parser.add_argument(
@@ -574,8 +582,9 @@ def make_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(argv)
-    if options.vocab_size < 1 or options.max_bytes < 1:
-        raise UserError(f"--vocab-size {options.vocab_size} and --max-bytes {options.max_bytes} must be above 0")
+    for flag in ("vocab_size", "max_bytes", "max_chunks"):
+        if getattr(options, flag) < 1:
+            raise UserError(f"--{flag.replace('_', '-')} {getattr(options, flag)} must be above 0")
     if options.pad_to and not options.keep and options.pad_to < options.vocab_size:
         raise UserError(f"--pad-to {options.pad_to} is below --vocab-size {options.vocab_size}; each piece needs a row")
     started_s = time.monotonic()
@@ -587,6 +596,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             model_type=options.model_type,
             kind=options.pieces,
             max_bytes=options.max_bytes,
+            max_chunks=options.max_chunks,
             seed=options.seed,
         )
     facts = tokenizer_facts(options.out)

@@ -275,7 +275,7 @@ def test_a_sample_is_even_bounded_and_the_same_each_time(tmp_path: Path) -> None
 
 def test_counting_is_bounded(tmp_path: Path) -> None:
     texts = [record["text"] for record in small_records(200)]
-    free, bounded = count_chunks(texts, "phrases"), count_chunks(texts, "phrases", max_chunks=300)
+    free, bounded = count_chunks(texts, "phrases", 10**6), count_chunks(texts, "phrases", 300)
     assert len(free.chunks) > 1000
     assert len(bounded.chunks) <= 300
     assert bounded.documents == free.documents
@@ -416,6 +416,7 @@ def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
         ("nothing.jsonl does not exist", ["--input", tmp_path / "nothing.jsonl"]),
         ("latin.tex is not UTF-8", ["--input", tmp_path / "latin.tex"]),
         ("--pad-to 100 is below --vocab-size 102400", ["--pad-to", "100"]),
+        ("--max-bytes 0 must be above 0", ["--max-bytes", "0"]),
     ):
         shown = run_command("data_prep/train_tokenizer.py", "--out", tmp_path / "out", *flags)
         assert (shown.returncode, shown.stdout) == (2, "")
