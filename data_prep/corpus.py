@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import langdetect
+
 from data_prep.cli import Progress, UserError, atomic_write
 from data_prep.corpus_folder import (
     LOCK,
@@ -47,11 +49,14 @@ class Plan:
 
 
 def make_plan(settings: Settings) -> Plan:
-    """The shards of a run, and its stamp. Raises UserError for sources or a similarity that cannot be."""
+    """The shards of a run, and its stamp. Raises UserError for sources, a similarity or a language that cannot be."""
     if not LEAST_THRESHOLD <= settings.jaccard <= 1:
         raise UserError(
             f"--jaccard is {settings.jaccard}; it must lie between {LEAST_THRESHOLD}, under which pairs are missed, and 1"
         )
+    known = sorted(path.name for path in Path(langdetect.PROFILES_DIRECTORY).iterdir())
+    if settings.limits.language not in (None, *known):
+        raise UserError(f"--language {settings.limits.language} is unknown; known are any, {', '.join(known)}")
     stamp = stamp_of(settings)
     shards = plan_shards(settings.sources, key_of([stamp["metadata"], stamp["papers"]]), settings.limit)
     names, num_bytes = [shard.folder_name for shard in shards], sum(shard.num_bytes for shard in shards)

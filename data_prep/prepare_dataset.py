@@ -44,38 +44,80 @@ EXPECTED_PER_S_PER_CORE = 50.0  # e-prints: 51 in docs/LOG.md, Corpus, of 2026-1
 def parser() -> Parser:
     """The flags, grouped by whether they decide the output."""
     flags = Parser(prog="prepare_dataset.py", description=__doc__)
-    flags.add_argument("--metadata", type=Path, required=True, help="arXiv's metadata, JSON lines, plain or .gz")
-    flags.add_argument("--sources", type=Path, nargs="+", required=True, help="archives, folders of them, bulk tars")
     flags.add_argument(
-        "--out", type=Path, default=Path("dataset_train_val"), help="output folder (default: %(default)s)"
+        "--metadata", type=Path, required=True, metavar="FILE", help="arXiv's metadata, JSON lines, plain or .gz"
+    )
+    flags.add_argument(
+        "--sources", type=Path, nargs="+", required=True, metavar="PATH", help="archives, folders of them, bulk tars"
+    )
+    flags.add_argument(
+        "--out",
+        metavar="FOLDER",
+        type=Path,
+        default=Path("dataset_train_val"),
+        help="output folder (default: %(default)s)",
     )
     what = flags.add_argument_group("what is kept")
     limit_flags(what)
-    what.add_argument("--min-body-chars", type=int, default=DEFAULTS.min_body_chars, help="default: %(default)s")
-    what.add_argument("--language", default=DEFAULTS.language, help="ISO 639-1 code, or 'any' (default: %(default)s)")
+    what.add_argument(
+        "--min-body-chars",
+        metavar="NUM",
+        type=int,
+        default=DEFAULTS.min_body_chars,
+        help="of the text (default: %(default)s)",
+    )
+    what.add_argument(
+        "--language", default=DEFAULTS.language, metavar="CODE", help="ISO 639-1 code, or 'any' (default: %(default)s)"
+    )
     what.add_argument("--keep-captions", action="store_true", help="keep the captions of figures and tables")
     what.add_argument(
-        "--jaccard", type=float, default=JACCARD, help="similarity of near duplicates (default: %(default)s)"
+        "--jaccard",
+        metavar="SIMILARITY",
+        type=float,
+        default=JACCARD,
+        help="similarity of near duplicates (default: %(default)s)",
     )
     what.add_argument(
-        "--decontaminate", type=Path, nargs="+", default=[], help="benchmark files whose questions are kept out"
+        "--decontaminate",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="benchmark files whose questions are kept out",
     )
     what.add_argument(
-        "--val-frac", type=float, default=0.01, help="share of papers in val.jsonl (default: %(default)s)"
+        "--val-frac",
+        metavar="FRAC",
+        type=float,
+        default=0.01,
+        help="share of papers in val.jsonl (default: %(default)s)",
     )
-    what.add_argument("--limit", type=int, default=None, help="read the first LIMIT e-prints only")
+    what.add_argument("--limit", metavar="NUM", type=int, default=None, help="read the first LIMIT e-prints only")
     what.add_argument(
         "--list-missing", action="store_true", help="a reject for each wanted record without an e-print, too"
     )
     how = flags.add_argument_group("how it runs (none of these changes a byte)")
     how.add_argument(
-        "--workers", type=int, default=available_cores(), help="processes, or Ray tasks (default: all cores)"
+        "--workers",
+        metavar="NUM",
+        type=int,
+        default=available_cores(),
+        help="processes, or Ray tasks (default: all cores)",
     )
-    how.add_argument("--engine", choices=ENGINES, default="processes")
     how.add_argument(
-        "--shard-index", type=int, default=None, help="of a job array: do the shards i with i mod num-shards = this"
+        "--engine",
+        choices=ENGINES,
+        default="processes",
+        help="of this machine, or tasks of a Ray cluster (or a local one)",
     )
-    how.add_argument("--num-shards", type=int, default=None, help="size of the job array")
+    how.add_argument(
+        "--shard-index",
+        metavar="NUM",
+        type=int,
+        default=None,
+        help="of a job array: do the shards i with i mod num-shards = this",
+    )
+    how.add_argument("--num-shards", metavar="NUM", type=int, default=None, help="size of the job array")
     how.add_argument("--dry-run", action="store_true", help="say what would be read and how long it might take")
     how.add_argument("--force", action="store_true", help="replace what another run, or other flags, left in --out")
     return flags

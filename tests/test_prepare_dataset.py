@@ -730,6 +730,7 @@ def test_a_dry_run_writes_nothing_and_shows_its_arithmetic(arxiv: Arxiv, capsys:
         (["--sources", "absent"], "source absent does not exist"),
         (["--val-frac", "2"], "--val-frac is 2.0; it must lie between 0 and 1"),
         (["--jaccard", "0.3"], "--jaccard is 0.3; it must lie between 0.6"),
+        (["--language", "english"], "--language english is unknown; known are any, af, ar,"),
         (["--workers", "0"], "--workers is 0; it must lie between 1 and 1024"),
         (["--num-shards", "3"], "--shard-index and --num-shards go together"),
         (["--num-shards", "3", "--shard-index", "3"], "--shard-index is 3; with --num-shards 3 it must be 0 to 2"),
