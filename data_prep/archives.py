@@ -22,11 +22,21 @@ from typing import IO, Any
 from data_prep.cli import need_file
 from data_prep.records import ARCHIVE_SUFFIX, NEW_ID, OLD_ID, parse_name
 
+
+def any_of(table: str, form: str = "{}") -> re.Pattern[str]:
+    """A pattern for any of the words (each a regular expression) in a table, in upper or lower case; '#' begins a remark.
+
+    `form` says what stands around the words: any_of("pdf  # drawings", r"\\.{}$") finds '.pdf' and '.PDF' at an end.
+    """
+    words = [word for line in table.splitlines() for word in line.partition("#")[0].split()]
+    return re.compile("(?i)" + form.replace("{}", f"(?:{'|'.join(words)})"))
+
+
 # isal inflates twice as fast as zlib with the same interface and results (docs/LOG.md, Extraction); it is used where installed.
 inflating: Any = importlib.import_module("isal.isal_zlib" if importlib.util.find_spec("isal") else "zlib")
 
 # Limits: no archive, whatever it holds, takes more than 2 s or 512 MB. arXiv accepts 50 MB a submission (info.arxiv.org/
-# help/sizes.html), a little more by arrangement; the largest of the 237 real archives unpacks to 9 MB.
+# help/sizes.html), a little more by arrangement; see docs/LOG.md, Extraction.
 MAX_ARCHIVE_BYTES = 100_000_000  # as stored; more is refused unread
 MAX_UNPACKED_BYTES = 256_000_000  # inflated in all, 0.8 s of zlib; the rest of a larger archive is not looked at
 MAX_KEPT_BYTES = 64_000_000  # of the members that may be TeX, together
@@ -53,9 +63,17 @@ SUFFIX_KINDS = {
     ".rtf": "office",
     ".cry": "encrypted",
 }
-SKIPPED = re.compile(  # pictures, fonts, bibliographies, data, programs; packed or not
-    r"(?i)\.(?:pdf|ps|eps[fi]?|dvi|png|jpe?g|gif|tiff?|bmp|svgz?|webp|ico|mpe?g|mp[34]|avi|mov|wav|swf|pf[bm]|[ot]tf|tfm|pk|afm"
-    r"|bst|bib|bbl|bcf|blg|aux|log|nb|cdf|mat|h5|np[yz]|pkl|docx|odt|rtf|xlsx?|pptx?|cry|class|jar|s?o|dll|exe|pyc|parquet)(?:\.gz)?$"
+SKIPPED = any_of(
+    r"""
+    pdf ps eps[fi]? dvi png jpe?g gif tiff? bmp svgz? webp ico  # pictures
+    mpe?g mp[34] avi mov wav swf                                # films and sound
+    pf[bm] [ot]tf tfm pk afm                                    # fonts
+    bst bib bbl bcf blg aux log                                 # bibliographies and what TeX writes
+    nb cdf mat h5 np[yz] pkl xlsx? parquet                      # data
+    docx odt rtf pptx? cry                                      # documents of other kinds
+    class jar s?o dll exe pyc                                   # programs
+    """,
+    r"\.{}(?:\.gz)?$",
 )
 MAC_LITTER = re.compile(r"(?:^|/)(?:\._[^/]*|\.DS_Store|__MACOSX/.*)$")  # AppleDouble files and their like
 

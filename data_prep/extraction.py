@@ -34,6 +34,7 @@ from data_prep.archives import (
     BrokenSource,
     Eprint,
     Garbled,
+    any_of,
     decode,
     iter_eprints,
     member_name,
@@ -68,9 +69,15 @@ INCLUDED = re.compile(
     rb"\s*(?:\{([^{}]{1,500})\}|([^\s{}\\%]{1,500}))"
 )
 COMMENT_LINES = re.compile(rb"(?m)^[ \t]*%.*$")
-NOT_MAIN = re.compile(  # text files that are never the document
-    r"(?i)\.(?:sty|cls|clo|def|fd|cfg|ldf|rtx|bbx|cbx|lbx|bbl|tikz|pgf|pdf_tex|pdf_t|pstex_t|eps_tex|fig|toc|lo[ft]|out|ind|gls|xml"
-    r"|html?|css|js|json|ya?ml|csv|tsv|dat|py|c|h|cpp|f|f90|m|r|jl|sh|pl|java|hs|lean|v|agda|md|rst|ist|mf|mp|ins|dtx|spl|gitignore)$"
+NOT_MAIN = any_of(  # text files that are never the document
+    r"""
+    sty cls clo def fd cfg ldf rtx bbx cbx lbx ins dtx mf mp ist    # styles and what they read
+    bbl toc lo[ft] out ind gls spl                                  # written by TeX and its helpers
+    tikz pgf pdf_tex pdf_t pstex_t eps_tex fig                      # drawings
+    xml html? css json ya?ml csv tsv dat md rst gitignore           # data
+    py c h cpp f f90 m r jl sh pl js java hs lean v agda            # programs
+    """,
+    r"\.{}$",
 )
 
 # What arXiv's own processing reads (info.arxiv.org/help/00README.html, help/faq/mistakes.html#auto_ignore).

@@ -397,7 +397,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "a 5 MB line of braces": lambda: paper_of("{" * 5_000_000),
     "a 00README of blank lines": lambda: tar_of({"00README": b"\n" * 5_000_000, "a.tex": PAPER.encode()}),
     "conditions in conditions": lambda: paper_of(
-        "\\NewDocumentCommand{\\x}{s o m}{\\input{b}" + "\\IfNoValueTF{#2}{#3}{" * 800 + "}" * 801 + "\\x{abc}" * 5000
+        "\\NewDocumentCommand{\\x}{s o m}{\\input{b}" + "\\IfNoValueTF{#2}{#3}{" * 400 + "}" * 401 + "\\x{abc}" * 5000
     ),
 }
 
