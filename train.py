@@ -59,11 +59,8 @@ NEVER_LABEL = -100  # the label that a loss passes over, as everywhere in PyTorc
 VOCAB_BLOCK = 16_384  # rows of the head whose gradient is made at once: 67 MB in bf16 at hidden size 2,048
 GUARD_WINDOW, GUARD_SIGMAS = 128, 6.0  # the steps that say what is usual, and how far from it is too far
 LAST_WORDS_S = 900.0  # for a step and a checkpoint, when the launcher is gone and nobody would kill a rank that hangs
-EXIT_CODES = (
-    EXIT_DONE,
-    EXIT_DONE,
-    EXIT_INTERRUPTED,
-)  # of a run that went to its end, was stopped as planned, was interrupted
+# Of a run that went to its end, one that was stopped as planned, and one that was interrupted.
+EXIT_CODES = (EXIT_DONE, EXIT_DONE, EXIT_INTERRUPTED)
 DEEPSPEED_KEYS = """activation_checkpointing bf16 comms_logger communication_data_type data_types flops_profiler
     gradient_accumulation_steps gradient_clipping gradient_predivide_factor memory_breakdown prescale_gradients steps_per_print
     train_batch_size train_micro_batch_size_per_gpu wall_clock_breakdown zero_allow_untested_optimizer zero_force_ds_cpu_optimizer
@@ -369,10 +366,11 @@ def model_sentences(shape: Shape, seq_len: int) -> list[str]:
     ]
 
 
-def batch_sentence(gpus: int, micro_batch: int, seq_len: int, accumulation: int) -> str:
+def batch_sentence(world: int, micro_batch: int, seq_len: int, accumulation: int, unit: str = "GPUs") -> str:
     """'2 GPUs x 32 sequences x 768 tokens x 32 accumulation = 1,572,864 tokens per step.'"""
-    tokens = gpus * micro_batch * seq_len * accumulation
-    return f"{gpus} GPUs x {micro_batch} sequences x {seq_len} tokens x {accumulation} accumulation = {tokens:,} tokens per step."
+    tokens = world * micro_batch * seq_len * accumulation
+    factors = f"{world} {unit} x {micro_batch} sequences x {seq_len} tokens x {accumulation} accumulation"
+    return f"{factors} = {tokens:,} tokens per step."
 
 
 def token_sentences(shape: Shape, tokens: float, available: int | None, text_bytes: int | None) -> list[str]:
@@ -1188,6 +1186,8 @@ class CheckpointWriter:
         for name in ("latest", "best") if best else ("latest",):
             with atomic_write(self.folder / name) as file:
                 file.write(checkpoint_name(step))
+        for converted in self.folder.glob("*.universal"):
+            remove_folder(converted)
         marker = self.folder / "best"
         kept = marker.read_text(encoding="utf-8") if marker.exists() else None
         for path in list_checkpoints(self.folder)[self.keep :]:
@@ -1391,21 +1391,17 @@ def device_figures(tokens_per_s: float, shape: Shape, seq_len: int, device: Any)
     except ImportError:
         return figures
     readings: dict[str, Callable[[Any], float]] = {
-        "gpu_util_percent": lambda handle: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu,
-        "gpu_power_w": lambda handle: pynvml.nvmlDeviceGetPowerUsage(handle) / 1000,
-        "gpu_temperature_c": lambda handle: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
-        "gpu_ecc_errors": lambda handle: pynvml.nvmlDeviceGetTotalEccErrors(
-            handle, 1, 0
-        ),  # uncorrected, since the last start
+        "gpu_util_percent": lambda gpu: pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu,
+        "gpu_power_w": lambda gpu: pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
+        "gpu_temperature_c": lambda gpu: pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU),
+        "gpu_ecc_errors": lambda gpu: pynvml.nvmlDeviceGetTotalEccErrors(gpu, 1, 0),  # uncorrected, since the start
     }
-    for name, read in readings.items():
-        try:
-            pynvml.nvmlInit()
-            figures[name] = float(
-                read(pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}"))
-            )
-        except pynvml.NVMLError:  # no such sensor on this card
-            continue
+    with contextlib.suppress(pynvml.NVMLError):  # no driver that answers
+        pynvml.nvmlInit()
+        gpu = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        for name, read in readings.items():
+            with contextlib.suppress(pynvml.NVMLError):  # no such sensor on this card
+                figures[name] = float(read(gpu))
     return figures
 
 
@@ -1450,26 +1446,18 @@ class Run:
 def prepare(settings: Settings, ranks: Ranks) -> Run:
     """Check settings, model, tokenizer, disk, data and the newest checkpoint against each other; pack tokens if that was not done."""
     from data_prep.mixture import Curriculum
-    from data_prep.token_files import (
-        TokenSequences,
-        check_tokenizer_fits,
-        data_fingerprint,
-        open_split,
-        tokenizer_fingerprint,
-    )
+    from data_prep.token_files import TokenSequences, check_tokenizer_fits, data_fingerprint, open_split
+    from data_prep.token_files import tokenizer_fingerprint as fingerprint_of
 
     check_settings(settings)
     config = read_config(settings.config)
     shape = read_shape(config)
     longest = config.get("max_position_embeddings", 2048)
     if settings.seq_len > longest:
-        raise UserError(
-            f"--seq-len {settings.seq_len} is longer than the {longest} positions (max_position_embeddings) of {settings.config}"
-        )
-    if settings.checkpoint_layers.isdecimal() and int(settings.checkpoint_layers) > shape.layers:
-        raise UserError(
-            f"--checkpoint-layers {settings.checkpoint_layers}; {settings.config} has {shape.layers} layers"
-        )
+        raise UserError(f"--seq-len {settings.seq_len} is longer than the {longest} positions of {settings.config}")
+    wanted = settings.checkpoint_layers
+    if wanted.isdecimal() and int(wanted) > shape.layers:
+        raise UserError(f"--checkpoint-layers {wanted}; {settings.config} has {shape.layers} layers")
     check_tokenizer_fits(settings.tokenizer, config)
     check_disk(settings.out, count_parameters(shape))
     manifests = [m for path in list_checkpoints(settings.out / "checkpoints") if (m := read_manifest(path)) is not None]
@@ -1486,29 +1474,12 @@ def prepare(settings: Settings, ranks: Ranks) -> Run:
         tokenizer=settings.tokenizer,
     )
     frozen = {name: getattr(settings, name) for name, hint in HINTS.items() if FIXED in hint}
-    frozen |= {
-        "global_batch": batches.global_batch,
-        "steps": steps,
-        "tokenizer": tokenizer_fingerprint(settings.tokenizer)[:12],
-    }
-    frozen |= {
-        "mixture": train.fingerprint(),
-        "data": data_fingerprint(open_split(settings.dataset, "train", part=None)),
-    }
+    frozen |= {"global_batch": batches.global_batch, "steps": steps, "mixture": train.fingerprint()}
+    frozen |= {"tokenizer": fingerprint_of(settings.tokenizer)[:12]}
+    frozen |= {"data": data_fingerprint(open_split(settings.dataset, "train", part=None))}
     frozen |= {f"config.{key}": config.get(key) for key in SHAPE_KEYS.split()}
     if manifests:
-        old = manifests[0]["frozen"]
-        changed = [
-            f"{name} was {old.get(name)} and is {value}" for name, value in frozen.items() if old.get(name) != value
-        ]
-        if changed:
-            raise UserError(
-                f"{settings.out} was trained with other settings: {'; '.join(changed)}. Take the old ones, or another --out"
-            )
-        if settings.optimizer == "muon" and manifests[0]["world_size"] != ranks.world:
-            raise UserError(
-                f"a run with Muon goes on on the {manifests[0]['world_size']} GPUs that it began on, here are {ranks.world}"
-            )
+        check_resumed(manifests[0], frozen, settings, ranks)
     text_bytes = sum(f.header.num_text_bytes for f in val)
     return Run(
         config=config,
@@ -1521,6 +1492,17 @@ def prepare(settings: Settings, ranks: Ranks) -> Run:
         val_tokens_per_byte=sum(f.header.num_tokens for f in val) / max(text_bytes, 1),
         frozen=frozen,
     )
+
+
+def check_resumed(manifest: Mapping[str, Any], frozen: Mapping[str, Any], settings: Settings, ranks: Ranks) -> None:
+    """Raise a UserError that names what a checkpoint was trained with and what is different now."""
+    old, world = manifest["frozen"], manifest["world_size"]
+    changed = [f"{name} was {old.get(name)} and is {new}" for name, new in frozen.items() if old.get(name) != new]
+    if changed:
+        words = "; ".join(changed)
+        raise UserError(f"{settings.out} was trained with other settings: {words}. Take the old ones, or another --out")
+    if settings.optimizer == "muon" and world != ranks.world:
+        raise UserError(f"a run with Muon goes on on the {world} GPUs that it began on, here are {ranks.world}")
 
 
 def choose_mixture(settings: Settings) -> Any:
@@ -1544,9 +1526,7 @@ def check_disk(out: Path, num_parameters: int) -> None:
         raise UserError(f"--out {out} cannot be written ({error.strerror}); name a folder that can") from None
     needed, free = num_parameters * (CHECKPOINT_BYTES + 2), shutil.disk_usage(out).free
     if free < needed:
-        raise UserError(
-            f"--out {out} has {gb(free)} free, a checkpoint and the model need {gb(needed)}; name another disk"
-        )
+        raise UserError(f"--out {out} has {gb(free)} free, a checkpoint and the model need {gb(needed)}; free some")
 
 
 def pack_if_absent(settings: Settings, ranks: Ranks) -> None:
@@ -1568,14 +1548,8 @@ def join_ranks(ranks: Ranks) -> Any:
     """Meet the other ranks (NCCL between GPUs, gloo between CPUs) and return this rank's torch device."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        alone = {
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": probe.getsockname()[1],
-            "RANK": 0,
-            "LOCAL_RANK": 0,
-            "WORLD_SIZE": 1,
-        }
-    for name, value in alone.items():
+        alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": probe.getsockname()[1]}
+    for name, value in {**alone, "RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}.items():
         os.environ.setdefault(name, str(value))
     if not any(map(shutil.which, ("cc", "gcc", "clang"))):
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # Muon's iteration is compiled where it can be
@@ -1625,9 +1599,8 @@ def device_bytes(ranks: Ranks, device: Any) -> float:
     if device.type == "cuda":
         mine = float(torch.cuda.mem_get_info(device)[1])
     else:
-        mine = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / int(
-            os.environ.get("LOCAL_SIZE", ranks.world)
-        )
+        here = int(os.environ.get("LOCAL_SIZE", ranks.world))
+        mine = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / here
     return min(rank[0] for rank in gather([mine], device))
 
 
@@ -1641,25 +1614,18 @@ def fit_card(settings: Settings, run: Run, ranks: Ranks, device: Any) -> tuple[R
         num_layers = run.shape.layers if settings.checkpoint_layers == "all" else int(settings.checkpoint_layers)
         needed = plan_memory(run.shape, stage=stage, micro_batch=micro, checkpointed=num_layers, **sizes).total
         if device.type == "cuda" and needed > room:
-            fits = (
-                f"--micro-batch {best.micro_batch} --checkpoint-layers {best.checkpointed} fit"
-                if best
-                else "take more GPUs"
+            fit = (
+                f"--micro-batch {best.micro_batch} --checkpoint-layers {best.checkpointed} fit" if best else "take more"
             )
-            raise UserError(f"a GPU has {gb(room)}, {micro} sequences at once need about {gb(needed)}; {fits}")
+            raise UserError(f"a GPU has {gb(room)}, {micro} sequences at once need about {gb(needed)}; {fit}")
         return run, num_layers
     if best is None:
-        raise UserError(
-            f"a GPU has {gb(room)}, too little for one sequence at once; take a larger card, or more of them"
-        )
+        raise UserError(f"a GPU has {gb(room)}, too little for one sequence at once; take a larger card, or more")
     stage = stage if settings.optimizer == "muon" or settings.skip_outliers else best.stage
-    batches = share_out(
-        dataclasses.replace(settings, micro_batch=best.micro_batch), ranks.world, run.batches.global_batch
-    )
-    ours: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": batches.micro_batch,
-        "gradient_accumulation_steps": batches.accumulation,
-    }
+    changed = dataclasses.replace(settings, micro_batch=best.micro_batch)
+    batches = share_out(changed, ranks.world, run.batches.global_batch)
+    ours: dict[str, Any] = {"train_micro_batch_size_per_gpu": batches.micro_batch}
+    ours |= {"gradient_accumulation_steps": batches.accumulation}
     ours |= {"zero_optimization": {**run.deepspeed["zero_optimization"], "stage": stage}}
     if ranks.rank == 0:
         print(
@@ -1724,22 +1690,17 @@ def train(settings: Settings, ranks: Ranks) -> int:
     universal = {"checkpoint": {"load_universal": chosen is not None and chosen.endswith(".universal")}}
     engine = start_engine(model, settings, {**run.deepspeed, **universal})
     past: dict[str, Any] = {} if chosen is None else engine.load_checkpoint(str(checkpoints), tag=chosen)[1]
-    writer = engine.checkpoint_engine = CheckpointWriter(
-        checkpoints, ranks.rank, ranks.world, settings.keep, engine.checkpoint_engine
-    )
+    writer = CheckpointWriter(checkpoints, ranks.rank, ranks.world, settings.keep, engine.checkpoint_engine)
+    engine.checkpoint_engine = writer
 
     step = first_step = int(past.get("step", 0))
-    guard, outliers, best_val, val_loss = (
-        Guard(past.get("guard")),
-        past.get("outliers", 0),
-        past.get("best_val", math.inf),
-        past.get("val_loss"),
-    )
+    guard, outliers = Guard(past.get("guard")), past.get("outliers", 0)
+    best_val, val_loss = past.get("best_val", math.inf), past.get("val_loss")
     started_s = logged_s = time.monotonic()
     seconds_before, logged_step, saved_step = past.get("seconds", 0.0), step, step if chosen else None
     bad_steps, stop_code, loss = 0, 0, math.nan
     watch = Watch(settings, ranks, first_step, past.get("wandb_id"))
-    for sentence in plan_sentences(settings, run, ranks.world):
+    for sentence in plan_sentences(settings, run, ranks.world, "GPUs" if device.type == "cuda" else "processes"):
         watch.say(sentence)
     if chosen is not None:
         watch.say(f"Going on from {checkpoints / chosen} after step {step:,}.")
@@ -1759,19 +1720,17 @@ def train(settings: Settings, ranks: Ranks) -> int:
             return
         seconds = seconds_before + time.monotonic() - started_s
         state = {"step": step, "best_val": best_val, "val_loss": val_loss, "guard": guard.state(), "outliers": outliers}
-        state |= {"seconds": seconds, "wandb_id": watch.wandb_id}
-        engine.save_checkpoint(
-            str(checkpoints), tag=checkpoint_name(step) + ".partial", client_state=state, save_latest=False
-        )
+        state |= {"seconds": seconds, "stage": stage, "wandb_id": watch.wandb_id}
+        partial = checkpoint_name(step) + ".partial"
+        engine.save_checkpoint(str(checkpoints), tag=partial, client_state=state, save_latest=False)
         writer.finish(step, {"frozen": run.frozen}, best)
         saved_step = step
         watch.record("event", step, event="checkpoint", blocked_s=round(time.monotonic() - begun_s, 3))
 
-    wanted = (
-        rows_of(s, micro, ranks, batches) for s in range(step, run.steps) for micro in range(batches.accumulation)
-    )
+    to_come = itertools.product(range(step, run.steps), range(batches.accumulation))
+    wanted = (rows_of(number, micro, ranks, batches) for number, micro in to_come)
     prefetch = Prefetcher(run.train, wanted, pin=device.type == "cuda")
-    stage, available = "", run.train.num_tokens()
+    stage, available = past.get("stage", ""), run.train.num_tokens()
     while step < run.steps and not stop_code:
         if stage != (begun := run.train.segment_of(step * batches.global_batch).stage.name):
             stage = begun
@@ -1803,9 +1762,10 @@ def train(settings: Settings, ranks: Ranks) -> int:
             bad_steps += 1
             watch.record("event", step, event="outlier skipped" if outlier else "not finite, skipped", loss=loss)
             if bad_steps >= settings.max_bad_steps:
+                writer.wait()
                 raise UserError(
-                    f"{bad_steps} steps in a row were skipped (loss {loss:g} at step {step:,}); the last checkpoint in {checkpoints} is of "
-                    f"step {saved_step}: go on from a copy of it with a lower --lr, or look at --selftest"
+                    f"{bad_steps} steps in a row were skipped (loss {loss:g} at step {step:,}); the last checkpoint in "
+                    f"{checkpoints} is of step {saved_step}: go on from a copy with a lower --lr, or try --selftest"
                 )
         else:
             bad_steps = 0
@@ -1819,26 +1779,22 @@ def train(settings: Settings, ranks: Ranks) -> int:
                 "grad_norm": grad_norm,
                 "lr": rate,
                 "tokens": step * run.tokens_per_step,
-            }
-            line |= {
                 "epoch": step * run.tokens_per_step / available,
                 "stage": stage,
                 "skipped": engine.skipped_steps,
                 "outliers": outliers,
-            }
-            line |= {
                 "hours": (seconds_before + now_s - started_s) / 3600,
                 "step_s": step_s,
                 "tokens_per_s": run.tokens_per_step / step_s,
+                "data_wait_frac": prefetch.waited_s / (now_s - logged_s),
             }
-            line |= {"data_wait_frac": prefetch.waited_s / (now_s - logged_s)}
             line |= device_figures(line["tokens_per_s"] / ranks.world, run.shape, settings.seq_len, device)
             watch.record("train", step, **line)
             watch.say(console_line(step, run.steps, line))
             logged_s, logged_step, prefetch.waited_s = now_s, step, 0.0
 
         best = False
-        if step % settings.eval_every == 0 or step == run.steps:
+        if settings.eval_sequences and (step % settings.eval_every == 0 or step == run.steps):
             val_loss = evaluate(engine, run, settings, ranks)
             best, best_val = val_loss < best_val, min(val_loss, best_val)
             bits_per_byte = val_loss / math.log(2) * run.val_tokens_per_byte
@@ -1858,15 +1814,14 @@ def train(settings: Settings, ranks: Ranks) -> int:
             "num_steps": step,
             "train_loss": loss,
             "val_loss": val_loss,
-        }
-        facts |= {
             "hours": (seconds_before + time.monotonic() - started_s) / 3600,
             "num_gpus": ranks.world,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "seed": settings.seed,
+            "tokenizer_fingerprint": run.frozen["tokenizer"],
+            "data": run.frozen["data"],
+            "mixture": [entry._asdict() for entry in run.train.drawn()],
         }
-        facts |= {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"}
-        facts |= {"tokenizer_fingerprint": run.frozen["tokenizer"], "data": run.frozen["data"]}
-        facts |= {"mixture": [entry._asdict() for entry in run.train.drawn()]}
         watch.say(f"The model is in {export_model(engine.module, settings, facts)}.")
     if stop_code:
         watch.say(f"Stopped after step {step:,} of {run.steps:,}: {stop.reason}. The same command goes on.")
@@ -1877,14 +1832,14 @@ def train(settings: Settings, ranks: Ranks) -> int:
     return EXIT_CODES[stop_code]
 
 
-def plan_sentences(settings: Settings, run: Run, gpus: int) -> list[str]:
+def plan_sentences(settings: Settings, run: Run, world: int, unit: str) -> list[str]:
     """What is about to happen, with its arithmetic."""
     b, available = run.batches, run.train.num_tokens()
     total = run.steps * run.tokens_per_step
-    rates = f"learning rate {settings.lr:g} after {settings.warmup_steps} warm-up steps, then {settings.schedule} to {settings.final_lr_frac:g} of it"
+    rates = f"learning rate {settings.lr:g} after {settings.warmup_steps} warm-up steps, then {settings.schedule}"
     return [
         *model_sentences(run.shape, settings.seq_len),
-        batch_sentence(gpus, b.micro_batch, settings.seq_len, b.accumulation),
+        batch_sentence(world, b.micro_batch, settings.seq_len, b.accumulation, unit),
         f"{run.steps:,} steps x {run.tokens_per_step:,} = {total:,} tokens, {total / available:.2f} times the {available:,} at hand.",
         *run.train.sentences(),
         f"{settings.optimizer}, {rates}; weight decay {settings.weight_decay:g}, clipping at {settings.clip:g}.",

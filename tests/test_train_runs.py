@@ -93,7 +93,7 @@ def test_a_run_learns_and_says_so(place: Path, undisturbed: Path) -> None:
         "epoch",
     }
     said = (place / "said.txt").read_text()
-    assert "2 GPUs x 2 sequences x 32 tokens x 2 accumulation = 256 tokens per step" in said
+    assert "2 processes x 2 sequences x 32 tokens x 2 accumulation = 256 tokens per step" in said
     assert "bits per byte" in said
     assert "Traceback" not in said
 
