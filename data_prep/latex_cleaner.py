@@ -31,6 +31,7 @@ from data_prep.latex_macros import Expander
 from data_prep.latex_source import Source, skip_blanks, strip_comments, verb_end
 from data_prep.latex_tables import (
     ACCENTS,
+    ALGORITHM_WORDS,
     ALGORITHMS,
     CITES,
     CONTROL_SYMBOLS,
@@ -109,7 +110,7 @@ IN_MATH = re.compile(
 UNIT = r"(?:pt|cm|mm|in|em|ex|pc|bp|sp|dd|cc|mu|fil+)(?![A-Za-z])"
 NUMBER = r"[-+]?\s*(?:\d*[.,]?\d+|\d+[.,]?)"
 REGISTER = r"[-+]?\s*[\d.]*\\[a-z]*(?:width|height|size|skip|sep|margin|indent|unit|depth)(?![A-Za-z])"
-AMOUNT = rf"(?:{REGISTER}|{NUMBER}(?:\s*(?:true\s*)?{UNIT})?)"
+AMOUNT = rf"(?:\\magstep(?:half|\s*\d)|{REGISTER}|{NUMBER}(?:\s*(?:true\s*)?{UNIT})?)"
 LENGTH = re.compile(  # '2pt plus 1pt', '=\\hsize', ' to 3cm', 'height 0pt depth 1pt', a bare number, or nothing
     rf"(?:\s*=?\s*{AMOUNT})?(?:\s*(?:plus|minus|by|to|height|width|depth|spread)\s*{AMOUNT})*"
 )
@@ -128,6 +129,9 @@ INPUT_NAME = re.compile(r"\s*(?:\{[^{}]*\}|[^\s{}\\]+)")
 GRAPHICS_FILE = re.compile(r"\s*(?:\[[^]\n]*\])?\s*(?:\{[^{}\n]*\}|[^\s{}\\]+)")
 ASSIGNED_LENGTH = re.compile(
     r"=\s*-?(?:[\d.,]+\s*(?:true\s*)?(?:pt|cm|mm|in|em|ex|pc)(?![A-Za-z])|[\d.]*\\[hv]size(?![A-Za-z]))"
+)
+FONT = re.compile(
+    r"\s*\\[A-Za-z]+\s*=?\s*[\w-]+(?:\s*(?:scaled\s*(?:\\magstep\s*\w+|\\magstephalf|\d+)|at\s*[\d.]+\s*(?:true\s*)?pt))?"
 )
 NOTE_MARK = re.compile(r"[^A-Za-z]{0,12}|\$[^$]{1,30}\$")
 ROW_GAP = re.compile(r"\[\s*-?[\d.,]*\s*(?:[a-z]{2}|\\[a-z]+)\s*\]")
@@ -430,6 +434,13 @@ class Cleaner:
         """\\hbox to 3cm{text} -> text."""
         found = BOX_SIZE.match(self.text, pos)
         return found.end() if found else pos
+
+    def font(self, name: str, start: int, pos: int) -> int:
+        """\\font\\titlefont=cmbx12 scaled\\magstep1 of plain TeX."""
+        found = FONT.match(self.text, pos)
+        end = found.end() if found else pos
+        self.note("font of plain TeX", start, end)
+        return end
 
     def title_(self, name: str, start: int, pos: int) -> int:
         """\\title{…} goes to `title`."""
@@ -795,6 +806,7 @@ def build_actions() -> dict[str, str | Handler]:
     actions.update(dict.fromkeys(UNWRAPPED, Cleaner.unwrapped))
     actions.update(SYMBOLS)
     actions.update(CONTROL_SYMBOLS)
+    actions.update(ALGORITHM_WORDS)
     actions.update(dict.fromkeys((name for name in ACCENTS if name not in "."), Cleaner.accent))
     actions.update(dict.fromkeys(SECTIONS, Cleaner.section))
     actions.update(dict.fromkeys(HEADINGS, Cleaner.heading))
@@ -803,7 +815,7 @@ def build_actions() -> dict[str, str | Handler]:
     methods: dict[str, Handler] = {
         "label": Cleaner.label, "index": Cleaner.label, "glossary": Cleaner.label, "nocite": Cleaner.label, "item": Cleaner.item,
         "appendix": Cleaner.kept, "footnote": Cleaner.footnote, "footnotetext": Cleaner.footnote, "href": Cleaner.href, "url": Cleaner.url,
-        "path": Cleaner.url, "nolinkurl": Cleaner.url, "verb": Cleaner.verb, "lstinline": Cleaner.verb, "\\": Cleaner.line_break, "hbox": Cleaner.box,
+        "path": Cleaner.url, "nolinkurl": Cleaner.url, "verb": Cleaner.verb, "lstinline": Cleaner.verb, "\\": Cleaner.line_break, "font": Cleaner.font, "hbox": Cleaner.box,
         "vbox": Cleaner.box, "vtop": Cleaner.box, "vcenter": Cleaner.box, "title": Cleaner.title_, "icmltitle": Cleaner.title_,
         "abstract": Cleaner.abstract_, "includegraphics": Cleaner.graphics, "epsfig": Cleaner.graphics, "psfig": Cleaner.graphics,
         "epsfbox": Cleaner.graphics, "epsffile": Cleaner.graphics, "epsf": Cleaner.graphics, "input": Cleaner.input_, "include": Cleaner.input_, "Refs": Cleaner.refs_list,

@@ -416,12 +416,14 @@ class Expander:
             return
         if name in self.active:
             self.forget()
-            if not isinstance(self.active[name], Macro) and not name.startswith("if"):
+            if not isinstance(self.active[name], Macro) and not name.startswith(("if", "define", "redefine")):
                 return
         if macro is None:
             self.active.pop(name, None)
         else:
             self.active[name] = macro
+            if not isinstance(macro, Macro):
+                self.preamble_words |= {name}
         self.version += 1
 
     def forget(self) -> None:
@@ -823,7 +825,7 @@ def tex_commands() -> dict[str, Macro | Handler]:
             "DeclareDocumentCommand NewExpandableDocumentCommand DeclareExpandableDocumentCommand",
             Expander.document_command,
         ),
-        ("def gdef edef xdef", Expander.def_),
+        ("def gdef edef xdef define redefine predefine", Expander.def_),
         ("let", Expander.let),
         ("newenvironment renewenvironment provideenvironment", Expander.newenvironment),
         ("NewDocumentEnvironment RenewDocumentEnvironment DeclareDocumentEnvironment", Expander.newenvironment),

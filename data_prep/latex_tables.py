@@ -93,6 +93,7 @@ ALGORITHMS = {"algorithm": "o", "algorithmic": "o", "algorithm*": "o", "algorith
 DROPPED: dict[str, str] = {
     name: signature
     for signature, names in {
+        "gg": "skip dimen count toks",
         "": """
             maketitle newpage clearpage cleardoublepage tableofcontents listoffigures listoftables noindent
             indent bigskip medskip smallskip centering raggedright raggedleft protect relax null hfill vfill
@@ -125,7 +126,7 @@ DROPPED: dict[str, str] = {
             columnseprule emergencystretch doublehyphendemerits finalhyphendemerits adjdemerits spaceskip
             xspaceskip maxdepth splittopskip predisplaypenalty postdisplaypenalty vglue hglue mkern mskip
             itemsep parsep topsep partopsep leftmargin rightmargin listparindent labelwidth labelsep hrule vrule
-            advance multiply divide skip dimen count font mag delimitershortfall delimiterfactor
+            advance multiply divide mag delimitershortfall delimiterfactor
             nulldelimiterspace predisplaysize hyphenpenalty exhyphenpenalty showboxdepth showboxbreadth
             parfillskip abovecaptionskip belowcaptionskip textfont scriptfont scriptscriptfont fam newfam
             newcount newdimen catcode mathcode lccode uccode sfcode chardef mathchardef countdef dimendef
@@ -240,6 +241,18 @@ SYMBOLS = {
     "quad": " ", "qquad": " ", "enspace": " ", "enskip": " ", "thinspace": " ", "space": " ", "nobreakspace": " ", "newline": "\n", "par": "\n\n", "cr": "\n",
     "tabularnewline": "\n", "crcr": "\n", "break": "\n", "nobreakdash": "", "-": "", "ier": "er", "textnumero": "№", "No": "№", "checkmark": "✓", "textonehalf": "½",
     "textonequarter": "¼", "texttimes": "×", "textpm": "±", 
+}  # fmt: skip
+# The words that algorithmic and algpseudocode print for their commands.
+ALGORITHM_WORDS = {
+    name: text
+    for names, text in (
+        ("STATE State STATEx Statex", ""), ("FOR For FORALL ForAll", "for "), ("ENDFOR EndFor", "end for "), ("IF If", "if "),
+        ("ELSE Else", "else "), ("ELSIF ElsIf", "else if "), ("ENDIF EndIf", "end if "), ("WHILE While", "while "),
+        ("ENDWHILE EndWhile", "end while "), ("REPEAT Repeat", "repeat "), ("UNTIL Until", "until "), ("LOOP Loop", "loop "),
+        ("ENDLOOP EndLoop", "end loop "), ("RETURN Return", " return "), ("REQUIRE Require", "Require: "), ("ENSURE Ensure", "Ensure: "),
+        ("Function", "function "), ("EndFunction", "end function "), ("Procedure", "procedure "), ("EndProcedure", "end procedure "),
+    )
+    for name in names.split()
 }  # fmt: skip
 # A control symbol in prose and what it becomes; the rest are accents or go.
 CONTROL_SYMBOLS = {

@@ -1,5 +1,6 @@
 """The cleaner against its manual (tests/cases), against a slow reading of the same rules, and against hostile input."""
 
+import gc
 import json
 import random
 import re
@@ -160,6 +161,19 @@ def test_billion_laughs_stop_at_the_budget() -> None:
     assert "expansion-budget" in cleaned.warnings
     assert len(cleaned.text) < 1_000_000
     assert time.process_time() - started < 2
+
+
+def test_cleaning_leaves_nothing_for_the_garbage_collector() -> None:
+    """So that a worker may switch it off."""
+    source = PADDING + "\\newcommand{\\x}[1]{#1}\\newif\\iff \\x{$y$} \\footnote{a} \\begin{figure}\\end{figure}"
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            clean_latex(source)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 # ---------------------------------------------------------------- properties

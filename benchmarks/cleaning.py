@@ -1,0 +1,159 @@
+"""How fast archives become text on one core, and how time grows on hostile sources.
+
+In: a folder of e-prints (default ../shared/eprints/src). Out: figures on stdout, and the cleaned texts for the scorer.
+
+    python benchmarks/cleaning.py --out /tmp/clean.jsonl
+    python ../shared/fidelity/fidelity.py --set ../shared/eprints --texts /tmp/clean.jsonl --worst 20
+    python benchmarks/fidelity_mended.py --texts /tmp/clean.jsonl
+    python benchmarks/cleaning.py --growth
+
+Times are CPU seconds of this process; of `--rounds` rounds the fastest counts, because what else runs on the machine can only
+add. The speed of a bare Python loop is printed beside them, so that figures from two machines can be compared.
+"""
+
+import gc
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: import from the repository root
+
+from data_prep.cli import Parser, need_file, run
+from data_prep.extraction import Eprint, Extracted, extract_source, iter_eprints
+from data_prep.latex_cleaner import Cleaned, clean_latex
+from data_prep.records import parse_name, write_jsonl
+
+EPRINTS = Path(__file__).resolve().parent.parent.parent / "shared" / "eprints" / "src"
+LOOP_STEPS = 2_000_000  # of the bare loop
+GROWTH_COUNTS = (5_000, 10_000, 20_000, 40_000)  # repetitions: time should double with them
+PROSE = "Some words of prose stand before the rest of this document. "
+
+GROWTH: dict[str, Callable[[int], str]] = {
+    "deep braces": lambda n: "{" * n + "x" + "}" * n,
+    "unclosed braces": lambda n: "{ a " * n,
+    "100,000 $ and more": lambda n: "$" * (5 * n),
+    "$ and open braces": lambda n: "${$ " * n,
+    "unclosed \\footnote{": lambda n: "\\footnote{ a" * n,
+    "nested \\footnote{}": lambda n: "\\footnote{ a" * n + "}" * n,
+    "\\begin{figure}": lambda n: "\\begin{figure} a " * n,
+    "\\begin{figure}, one end": lambda n: "\\begin{figure} a " * n + "\\end{figure}",
+    "one line": lambda n: "word $x$ \\alpha {y} " * (6 * n),
+    "\\iffalse": lambda n: "\\iffalse a " * n,
+    "\\iffalse, one \\fi": lambda n: "\\iffalse a " * n + "\\fi",
+    "unclosed \\verb": lambda n: "\\verb|a " * n,
+    "unclosed verbatim": lambda n: "\\begin{verbatim} a " * n,
+    "unclosed \\[": lambda n: "\\[ a \\\\] " * n,
+    "billion laughs": lambda n: billion_laughs() + "\\ax " * n,
+    "macro calls itself": lambda n: "\\def\\x{\\x\\x}" + "\\x " * n,
+    "macros call each other": lambda n: "\\def\\x#1{\\y{#1#1}}\\def\\y#1{\\x{#1}}" + "\\x{a} " * n,
+    "long \\def parameters": lambda n: "\\def\\x" + "#1a" * n + "{b}",
+    "unclosed arguments": lambda n: "\\newcommand{\\x}[1]{(#1)}" + "\\x{ a " * n,
+    "unclosed options": lambda n: "\\newcommand{\\x}[2][d]{#1#2}" + "\\x[ a " * n,
+    "comments": lambda n: "a % b\n" * n,
+}
+
+
+def billion_laughs() -> str:
+    """Fifteen macros, each of which stands for four of the next."""
+    names = "abcdefghijklmnop"
+    bodies = (f"\\def\\{name}x{{{f'{chr(92)}{names[number + 1]}x' * 4}}}" for number, name in enumerate(names[:-1]))
+    return "".join(bodies) + "\\def\\px{ha}"
+
+
+def bare_loop_s() -> float:
+    """CPU seconds of LOOP_STEPS additions: how fast this machine is just now."""
+    started, total = time.process_time(), 0
+    for step in range(LOOP_STEPS):
+        total += step
+    return time.process_time() - started
+
+
+def one_round(sources: Path, texts: dict[str, str]) -> tuple[list[tuple[float, str]], float, int]:
+    """(seconds and name of each e-print, seconds of cleaning alone, bytes of TeX); the cleaned texts go to `texts`."""
+    seconds: list[tuple[float, str]] = []
+    cleaning_s, num_tex_bytes = 0.0, 0
+    eprints = iter_eprints([sources])
+    while True:
+        started = time.process_time()
+        eprint = next(eprints, None)
+        if eprint is None:
+            return seconds, cleaning_s, num_tex_bytes
+        if not isinstance(eprint, Eprint):
+            continue
+        extracted = extract_source(eprint.data, eprint.name)
+        middle = time.process_time()
+        if isinstance(extracted, Extracted):
+            num_tex_bytes += extracted.num_source_bytes
+            cleaned = clean_latex(extracted.source)
+            if isinstance(cleaned, Cleaned):
+                texts[parse_name(eprint.name)[0]] = cleaned.text
+        ended = time.process_time()
+        cleaning_s += ended - middle
+        seconds.append((ended - started, eprint.name))
+
+
+def measure(sources: Path, rounds: int, out: Path | None) -> None:
+    """Print MB/s, e-prints/s, the 99th percentile and the slowest e-print; write the texts."""
+    texts: dict[str, str] = {}
+    loop_s = bare_loop_s()
+    best: tuple[float, list[tuple[float, str]], float, int] | None = None
+    for _ in range(rounds):
+        seconds, cleaning_s, num_tex_bytes = one_round(sources, texts)
+        total_s = sum(second for second, _ in seconds)
+        loop_s = min(loop_s, bare_loop_s())
+        if best is None or total_s < best[0]:
+            best = (total_s, sorted(seconds), cleaning_s, num_tex_bytes)
+    assert best is not None
+    total_s, ordered, cleaning_s, num_tex_bytes = best
+    count = len(ordered)
+    num_mb = num_tex_bytes / 1e6
+    print(f"{num_mb:.1f} MB of TeX / {total_s:.2f} s = {num_mb / total_s:.1f} MB/s")
+    print(f"{count} e-prints / {total_s:.2f} s = {count / total_s:.0f} e-prints/s; {len(texts)} have text")
+    print(f"extraction {total_s - cleaning_s:.2f} s + cleaning {cleaning_s:.2f} s")
+    print(f"99% of the e-prints take less than {ordered[int(count * 0.99)][0] * 1e3:.0f} ms")
+    print("slowest:", ", ".join(f"{name} {second * 1e3:.0f} ms" for second, name in reversed(ordered[-3:])))
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+    print(f"a bare loop does {LOOP_STEPS / loop_s / 1e6:.0f} million steps/s on this machine just now")
+    if out is not None:
+        write_jsonl(out, ({"id": name, "text": text} for name, text in sorted(texts.items())))
+
+
+def grow() -> None:
+    """Print, for each hostile source, its time at doubling lengths."""
+    print(f"{'':26s}{'characters':>12s}" + "".join(f"{count:>10,}" for count in GROWTH_COUNTS) + "   times 4")
+    for name, build in GROWTH.items():
+        times = []
+        for count in GROWTH_COUNTS:
+            source = PROSE + build(count)
+            started = time.process_time()
+            clean_latex(source)
+            times.append(time.process_time() - started)
+        growth = times[-1] / max(times[-3], 1e-4)
+        print(f"{name:26s}{len(source):>12,}" + "".join(f"{second:>9.3f}s" for second in times) + f"{growth:>10.1f}")
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = Parser(description=__doc__)
+    parser.add_argument(
+        "--sources", type=Path, default=EPRINTS, help="folder of archives (default: ../shared/eprints/src)"
+    )
+    parser.add_argument("--out", type=Path, help="write the texts here, as JSON lines with id and text")
+    parser.add_argument("--rounds", type=int, default=3, help="how often to measure; the fastest round counts")
+    parser.add_argument("--growth", action="store_true", help="measure hostile sources instead")
+    options = parser.parse_args(argv)
+    gc.collect()
+    gc.disable()  # extraction and cleaning make no reference cycles: there is nothing to collect (tests/test_latex_cleaner.py)
+    if options.growth:
+        grow()
+    else:
+        measure(need_file(options.sources, "folder of e-prints"), options.rounds, options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,140 @@
+"""The fidelity of cleaned texts by the scorer as it is, and by the scorer with what is provably wrong in it mended.
+
+In: the scorer (../shared/fidelity/fidelity.py, imported, not changed), its set of e-prints, and cleaned texts as JSON lines.
+Out: both rows side by side, and the papers that lose most by the mended one.
+
+    python benchmarks/cleaning.py --out /tmp/clean.jsonl
+    python benchmarks/fidelity_mended.py --texts /tmp/clean.jsonl
+
+Each entry of MENDED is something that the scorer asks for though TeX prints nothing of the kind at that place, with an e-print that
+shows it. Nothing else is changed: the same words, formulas and macros are counted on both sides.
+"""
+
+import collections
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: import from the repository root
+
+from data_prep.cli import Parser, need_file, run
+from data_prep.records import read_jsonl
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+
+GROUP = r"\{(?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*\}"
+OPTIONS = r"\*?(?:\s*\[[^\]]*\])*\s*"
+# What is not printed where it stands -> an e-print in which the scorer asks for it.
+UNPRINTED = {
+    rf"\\[A-Za-z]*[Cc]ite[A-Za-z]*{OPTIONS}{GROUP}": "9912.00039: keys of \\textcite are words",
+    rf"\\(?:sym)?index\s*{GROUP}": "9912.00148: formulas of \\index count as formulas of the text; 1308.0729: words, where it nests",
+    rf"\\(?:text|page)?color{OPTIONS}{GROUP}": "9912.00047: the colour of \\color{{black}} is a word",
+    rf"\\href\s*{GROUP}": "1712.06982: the address of \\href is words, that of \\url is none",
+    rf"\\hypertarget\s*{GROUP}": "9912.00092: names of anchors are words",
+    rf"\\[A-Za-z]*(?:[rR]ef|label)[A-Za-z]*{OPTIONS}{GROUP}": "0903.0180: keys of \\fullref are words",
+    r"\\begin\s*\{(?:itemize|enumerate|description)\}\s*\[[^\]]*\]": "2004.14974: [leftmargin=*] of a list is a word",
+    rf"\\(?:setlength|addtolength|definecolor|newcolumntype|lstset|lstinputlisting){OPTIONS}{GROUP}(?:\s*{GROUP}){{0,2}}": "2207.08972: settings of packages are words",
+}
+# A control word whose first letter is an accent's: `\textit` is read as the accent \t and the word "extit" (9912.00038).
+ACCENTED = re.compile(
+    r"\\(?!(?:cite|ref|url|bibliography|bibliographystyle|usepackage|documentclass|vspace|begin|cref|citep|citet|citealt|cline"
+    r"|thispagestyle|theoremstyle)(?![A-Za-z]))[uvHtcdbkr][A-Za-z]+"
+)
+HIDDEN = re.compile(r"\\iffalse(?![A-Za-z]).*?\\fi(?![A-Za-z])", re.S)  # 9912.00059: TeX skips it
+STRUCTURE = frozenset(("paragraph", "subparagraph", "subsubsection", "chapter", "part"))  # 1712.06982: redefined looks
+LOOKS_AHEAD = re.compile(r"\\@(?:ifnextchar|ifstar|startsection)")  # 9912.00173: \prd cannot be replaced by its body
+
+
+def load_scorer(path: Path) -> ModuleType:
+    """The scorer as a module of its own, so that one copy can be mended and another left."""
+    spec = importlib.util.spec_from_file_location("fidelity", need_file(path, "scorer"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def mend(scorer: ModuleType) -> None:
+    """Change the scorer in memory as the tables above say."""
+    words, comments, usable, reference = scorer.wordset, scorer.strip_comments, scorer.usable, scorer.reference
+    unprinted = re.compile("|".join(UNPRINTED))
+
+    def mended_words(text: str, spans: Any = None) -> Any:
+        return words(ACCENTED.sub(" ", unprinted.sub(" ", text)))
+
+    def mended_comments(text: str) -> str:
+        return HIDDEN.sub(" ", comments(text))
+
+    def mended_usable(macros: dict[str, Any]) -> Any:
+        return {
+            name: macro
+            for name, macro in usable(macros).items()
+            if name not in STRUCTURE and not LOOKS_AHEAD.search(macro[2])
+        }
+
+    def mended_reference(files: dict[str, bytes]) -> Any:
+        found = reference(files)
+        if found is None:
+            return None
+        # floats that a macro begins are floats too (1703.01352), and front matter holds no formulas (9912.00054)
+        text = unprinted.sub(" ", scorer.cut_front(scorer.FLOATS.sub(" ", found["Rx"])))
+        formulas = (scorer.norm(formula) for formula in scorer.find_math(text)[0])
+        found["F"] = collections.Counter(formula for formula in formulas if formula)
+        found["words"] = mended_words(text)
+        return found
+
+    vars(scorer).update(
+        wordset=mended_words, strip_comments=mended_comments, usable=mended_usable, reference=mended_reference
+    )
+
+
+def score(scorer: ModuleType, folder: Path, texts: dict[str, str]) -> tuple[dict[str, float], dict[str, Any]]:
+    """(totals, scores of each e-print)."""
+    references = scorer.references(str(folder))
+    scores = {name: scorer.score(ref, texts[name]) if texts.get(name) else None for name, ref in references.items()}
+    return scorer.totals(references, scores), scores
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--texts", type=Path, required=True, help="JSON lines with id and text")
+    parser.add_argument("--scorer", type=Path, default=SHARED / "fidelity" / "fidelity.py", help="the scorer")
+    parser.add_argument("--set", type=Path, default=SHARED / "eprints", help="folder of the scorer's e-prints")
+    parser.add_argument("--worst", type=int, default=10, help="how many e-prints to list")
+    parser.add_argument("--json", type=Path, help="write the mended scores of each e-print here")
+    options = parser.parse_args(argv)
+    texts = {record["id"]: record["text"] for record in read_jsonl(options.texts)}
+    plain, mended = load_scorer(options.scorer), load_scorer(options.scorer)
+    mend(mended)
+    rows = score(plain, options.set, texts)[0], *score(mended, options.set, texts)
+    print(f"{'':34s}{'as it is':>10s}{'mended':>10s}")
+    for name, value in rows[0].items():
+        print(f"{name:34s}{value:>10.2f}{rows[1][name]:>10.2f}")
+    lost = {name: one for name, one in rows[2].items() if one}
+    for title, loss in (
+        ("formulas lost", {name: one["nF"] - one["hit"] for name, one in lost.items()}),
+        ("words lost", {name: round((1 - one["prose"]) * one["nW"]) for name, one in lost.items()}),
+        ("macros left", {name: one["left"] for name, one in lost.items()}),
+    ):
+        worst = sorted(loss, key=lambda name: -loss[name])[: options.worst]
+        print(f"{title}: " + ", ".join(f"{name} {loss[name]}" for name in worst if loss[name]))
+    under = [name for name, one in lost.items() if min(one["math_exact"], one["prose"]) < 0.95]
+    print(
+        "under 95%: "
+        + ", ".join(f"{name} math {lost[name]['math_exact']:.1%} prose {lost[name]['prose']:.1%}" for name in under)
+    )
+    if options.json:
+        options.json.write_text(json.dumps(rows[2]), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
