@@ -28,6 +28,7 @@ import time
 from argparse import BooleanOptionalAction
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -337,6 +338,10 @@ def packed_shards(job: Job, start: int, processes: int) -> Iterator[tuple[Shard,
                     yield done, future.result()
             for done, future in waiting:
                 yield done, future.result()
+        except BrokenProcessPool:
+            raise UserError(
+                f"a worker process was killed, likely for memory; start again with --processes {max(1, processes // 2)}, it goes on"
+            ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -319,6 +320,19 @@ def test_the_command_says_what_is_wrong_in_one_line_and_exits_2(dataset: Path, t
     assert shown.stderr.startswith("pack_tokens.py: ")
     assert one_line(shown.stderr)
     assert "train.jsonl, byte 0: a record with a non-empty text is needed" in shown.stderr
+
+
+def kill_self(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_named(dataset: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack_tokens, "pack_shard", kill_self)
+    with pytest.raises(UserError, match=r"a worker process was killed, .* start again with --processes 1, it goes on"):
+        pack(dataset, tokenizer, processes=2)
+    monkeypatch.undo()
+    pack(dataset, tokenizer)
+    assert open_split(dataset, "train")
 
 
 def test_missing_things_are_named(dataset: Path, tokenizer: Path, tmp_path: Path) -> None:
