@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_prep.cli import Parser, Progress, UserError, atomic_write, need_file, run
 from data_prep.records import read_jsonl, training_text
-from data_prep.token_files import TokenFile, open_split
+from data_prep.token_files import TokenFile, data_fingerprint, open_split
 from evaluate import positive, weights_sha256
 from generate import END_OF_TURN, check_checkpoint, load_checkpoint, read_config, training_facts
 
@@ -601,6 +601,11 @@ def read_records(model: Path, metrics: Path, datasets: Sequence[Path], evaluatio
                 f"{path}: {papers['in']:,} in are not {papers['kept']:,} kept + {papers['rejected']:,} rejected"
             )
     files = [file for dataset in datasets for file in open_split(dataset, "train", tokenizer=model)]
+    read = data_fingerprint([file for dataset in datasets for file in open_split(dataset, "train", part=None)])
+    if facts.get("data", read) != read:
+        raise UserError(
+            f"the model was trained on the tokens {facts['data']}, the datasets given are {read}; give those that it read"
+        )
     result = json.loads(need_file(evaluation, "the evaluation").read_text(encoding="utf-8"))
     if result.get("weights_sha256") != (own := weights_sha256(model)):
         seen = str(result.get("weights_sha256"))[:12]
@@ -669,10 +674,11 @@ def card_model(records: Records) -> str:
 
 def card_data(records: Records) -> str:
     """What was read, and what became of what was not."""
-    sources = [
-        (file.source, file.header.num_documents, file.header.num_tokens, file.header.num_text_bytes)
-        for file in records.files
-    ]
+    by_source: dict[str, list[int]] = {}
+    for file in records.files:
+        counts = (file.header.num_documents, file.header.num_tokens, file.header.num_text_bytes)
+        by_source[file.source] = [a + b for a, b in zip(by_source.get(file.source, [0, 0, 0]), counts, strict=True)]
+    sources = [(source, *counts) for source, counts in by_source.items()]
     text = "## Data\n\n" + table(["source", "documents", "tokens", "bytes of text"], sources)
     passes = records.facts["num_tokens"] / max(sum(file.header.num_tokens for file in records.files), 1)
     text += f"\nThe {records.facts['num_tokens']:,} tokens of training are {passes:.2f} passes over these.\n"

@@ -312,6 +312,7 @@ def edit_json(path: Path, **values: Any) -> None:
             "7 in are not 4 kept + 2 rejected",
         ),
         (lambda run: shutil.rmtree(run / "dataset" / "tokens"), "holds no packed tokens"),
+        (lambda run: edit_json(run / "hf" / "training.json", data="0" * 12), "was trained on the tokens 000000000000"),
         (lambda run: edit_json(run / "val.json", weights_sha256="0" * 64), "is of the weights 000000000000"),
         (lambda run: (run / "published").mkdir(), "exists already"),
     ],
