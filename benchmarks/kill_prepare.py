@@ -1,6 +1,7 @@
 """Kill prepare_dataset.py again and again; the corpus that comes out in the end must be that of a quiet run, byte for byte.
 
-In: e-prints and their metadata (default: ../shared/eprints and ../shared/bulk). Out: a line for each check; exit 1 if a byte differs.
+In: e-prints and their metadata (default: ../shared/eprints and ../shared/bulk). Out: a line for each check; exit 1 if a
+byte differs.
 
     python benchmarks/kill_prepare.py --kills 50
 

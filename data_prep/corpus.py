@@ -1,7 +1,7 @@
 """A corpus from settings: plan, metadata's index, shards, merge, account.
 
-In: Settings. Out: the files of a corpus in its folder. Whatever kills it, the same call goes on: each part that is done lies in the folder
-under its final name, and is not done again.
+In: Settings. Out: the files of a corpus in its folder. Whatever kills it, the same call goes on: each part that is done lies
+in the folder under its final name, and is not done again.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ def make_plan(settings: Settings) -> Plan:
 
 
 def make_corpus(settings: Settings, plan: Plan) -> bool:
-    """Make the corpus, or a job array's part of it; False if it was there. Raises UserError for a folder that is not this run's."""
+    """Make the corpus, or a job array's part of it; False if it was there. UserError for a folder that is not this run's."""
     check_folder(settings.out, plan.stamp, settings.force)
     folder = (settings.out / SHARDS).resolve()
     with held(settings.out, shared=settings.is_array_task):

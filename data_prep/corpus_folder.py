@@ -1,7 +1,7 @@
 """The folder of a corpus: what its files are called, and whose run it holds.
 
-In: the settings of a run. Out: a stamp, all that decides the output's bytes; the folder is this run's if it holds the same stamp or
-none, and refused with both values if it holds another.
+In: the settings of a run. Out: a stamp, all that decides the output's bytes. The folder is this run's if it holds the same
+stamp or none, and refused with both values if it holds another.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ class Settings:
     val_frac: float
     limit: int | None
     list_missing: bool
-    workers: int
+    workers: int | None
     engine: str
     shard_index: int | None
     num_shards: int | None

@@ -23,13 +23,19 @@ ROOT = Path(__file__).resolve().parent.parent
 _stop: Any = None  # of a worker process: a shared byte, 1 when the driver is interrupted
 
 
-def run_shards(engine: str, num_workers: int, job: Job, shards: Sequence[Shard]) -> Generator[Done, None, None]:
-    """Do all shards; yields each as it is done. Stops its workers when it is closed or raises."""
+def run_shards(engine: str, num_workers: int | None, job: Job, shards: Sequence[Shard]) -> Generator[Done, None, None]:
+    """Do all shards; yields each as it is done. Stops its workers when it is closed or raises. None workers: all cores there are."""
     if engine == "ray" and shards:
         return over_ray(num_workers, job, shards)
+    num_workers = num_workers or available_cores()
     if num_workers == 1 or len(shards) < 2:
         return (process_shard(job, shard) for shard in shards)
     return over_processes(min(num_workers, len(shards)), job, shards)
+
+
+def available_cores() -> int:
+    """The cores that this process may use, which on a shared machine or under Slurm are fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_worker(stop: Any) -> None:
@@ -82,7 +88,7 @@ def over_processes(num_workers: int, job: Job, shards: Sequence[Shard]) -> Gener
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def over_ray(num_workers: int, job: Job, shards: Sequence[Shard]) -> Generator[Done, None, None]:
+def over_ray(num_workers: int | None, job: Job, shards: Sequence[Shard]) -> Generator[Done, None, None]:
     """A running Ray cluster (RAY_ADDRESS, or one on this machine), or else a local one. Folders are shared by all nodes."""
     try:
         import ray
@@ -92,12 +98,13 @@ def over_ray(num_workers: int, job: Job, shards: Sequence[Shard]) -> Generator[D
         environment = {"env_vars": {"PYTHONPATH": str(ROOT)}}
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="error", runtime_env=environment)
     task: Any = ray.remote(max_retries=3)(process_shard)
+    num_tasks = num_workers or int(ray.cluster_resources().get("CPU", 1))
     waiting = iter(shards)
     running: list[Any] = []
     try:
         while True:
             with contextlib.suppress(StopIteration):
-                while len(running) < num_workers:
+                while len(running) < num_tasks:
                     running.append(task.remote(job, next(waiting)))
             if not running:
                 return

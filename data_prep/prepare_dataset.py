@@ -17,7 +17,6 @@ The same sources and flags give the same bytes, whatever the engine, the number 
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,8 +100,8 @@ def parser() -> Parser:
         "--workers",
         metavar="NUM",
         type=int,
-        default=available_cores(),
-        help="processes, or Ray tasks (default: all cores)",
+        default=None,
+        help="processes, or Ray tasks (default: all cores, of the machine or the cluster)",
     )
     how.add_argument(
         "--engine",
@@ -123,11 +122,6 @@ def parser() -> Parser:
     return flags
 
 
-def available_cores() -> int:
-    """The cores that this process may use, which on a shared machine or under Slurm are fewer than the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def check_flags(args: argparse.Namespace) -> None:
     """Raise UserError for values that no run can have."""
     need_file(args.metadata, "metadata file")
@@ -135,7 +129,7 @@ def check_flags(args: argparse.Namespace) -> None:
         need_file(path, "benchmark file")
     for name, value, low, high in (
         ("--val-frac", args.val_frac, 0.0, 1.0),
-        ("--workers", args.workers, 1, 1024),
+        ("--workers", 1 if args.workers is None else args.workers, 1, 1024),
         ("--limit", 1 if args.limit is None else args.limit, 1, 10**9),
         ("--min-body-chars", args.min_body_chars, 0, 10**9),
     ):
@@ -181,17 +175,20 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 def describe_plan(settings: Settings, plan: "Plan") -> str:
     """--dry-run's answer, with its arithmetic."""
+    from data_prep.engines import available_cores
+
+    num_workers = settings.workers or available_cores()
     tars = [shard for shard in plan.shards if shard.is_bulk]
     loose = sum(len(shard.sources) for shard in plan.shards if not shard.is_bulk)
     num_bytes, tar_bytes = sum(shard.num_bytes for shard in plan.shards), sum(shard.num_bytes for shard in tars)
     num_done = sum((settings.out / SHARDS / shard.folder_name).is_dir() for shard in plan.shards)
     items = loose + round(tar_bytes / ARXIV_BYTES_PER_ITEM)
-    seconds = items / (EXPECTED_PER_S_PER_CORE * settings.workers)
+    seconds = items / (EXPECTED_PER_S_PER_CORE * num_workers)
     return (
-        f"{len(tars):,} bulk tars and {loose:,} loose archives, {num_bytes / 1e9:,.2f} GB, in {len(plan.shards):,} shards, of which "
-        f"{num_done:,} are done\n"
+        f"{len(tars):,} bulk tars and {loose:,} loose archives, {num_bytes / 1e9:,.2f} GB, in {len(plan.shards):,} shards, "
+        f"of which {num_done:,} are done\n"
         f"about {loose:,} + {tar_bytes / 1e9:,.2f} GB / {ARXIV_BYTES_PER_ITEM / 1e6:.2f} MB = {items:,} e-prints\n"
-        f"{items:,} e-prints / ({settings.workers} workers x {EXPECTED_PER_S_PER_CORE:g} e-prints/s) = {duration(seconds)}"
+        f"{items:,} e-prints / ({num_workers} workers x {EXPECTED_PER_S_PER_CORE:g} e-prints/s) = {duration(seconds)}"
     )
 
 
