@@ -313,6 +313,14 @@ def test_bad_input(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             prepare(place, place / "nocompiler", "--compile")
 
 
+def test_seeking_to_the_last_step_of_the_published_run_takes_no_time(place: Path) -> None:
+    run = prepare(place, place / "seek", "--steps", "33176")
+    begun_s = time.process_time()
+    batch = run.train.rows(train.rows_of(33_175, 1, train.Ranks(1, 1, 2), run.batches))
+    assert time.process_time() - begun_s < 1.0
+    assert batch.input_ids.shape == (2, 32)
+
+
 def test_tokens_of_another_tokenizer(place: Path) -> None:
     other = place / "other_tokenizer"
     shutil.copytree(place / "tokenizer", other)
