@@ -520,6 +520,7 @@ class Expander:
         if opening is None or closing is None:
             return found.end()
         self.environments[found[1]] = (Macro(spec, defaults, opening), closing)
+        self.active["begin"], self.active["end"] = Expander.begin, Expander.end
         self.version += 1
         return end
 

@@ -11,7 +11,7 @@ import re
 from data_prep.latex_tables import NOT_CONDITIONALS, RAW_ENVIRONMENTS, SKIPPED_ENVIRONMENTS
 
 NEAR_CHARS = 2_000  # a group this short is matched by one regular expression
-SCAN_CHARS = 20_000  # a longer one is counted up to here, then looked up in a table of all groups
+SCAN_CHARS = 20_000  # longer ones are counted, up to these and as many as the text has; then a table of all is made
 
 CONTROL = re.compile(r"\\([A-Za-z@]+|[\s\S])")  # in macros, packages and behind \makeatletter
 BRACE = re.compile(r"[{}]|\\[\s\S]")
@@ -32,11 +32,12 @@ VERB_ON_LINE = re.compile(r"\\(?:verb|lstinline)\*?([^A-Za-z\s*])")
 class Source:
     """One text and where its groups, conditionals and brackets end. Every question costs amortised constant time."""
 
-    __slots__ = ("_conditionals", "_groups", "_missing", "text")
+    __slots__ = ("_conditionals", "_groups", "_missing", "_scan_chars", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
         self._groups: dict[int, int] | None = None
+        self._scan_chars = SCAN_CHARS + len(text)  # left for counting braces one group at a time
         self._conditionals: dict[int, tuple[int, int, int]] | None = None
         self._missing: dict[str, int] = {}  # a mark -> from here on the text holds none
 
@@ -46,14 +47,15 @@ class Source:
         if self._groups is None:
             if match := GROUP.match(text, pos, pos + NEAR_CHARS):
                 return match.end()
-            depth, limit = 0, min(len(text), pos + SCAN_CHARS)
-            for match in BRACE.finditer(text, pos, limit):
+            depth = 0
+            for match in BRACE.finditer(text, pos, pos + self._scan_chars):
                 char = match[0]
                 if char == "{":
                     depth += 1
                 elif char == "}":
                     depth -= 1
                     if depth == 0:
+                        self._scan_chars -= match.end() - pos
                         return match.end()
             self._groups = brace_pairs(text)
         return self._groups.get(pos, -1)
