@@ -81,6 +81,29 @@ MAX_PIECE_CHARS = (
 # (docs/LOG.md, 2026-11-21).
 MAX_CHUNKS = 1_500_000
 
+SENTENCEPIECE_OPTIONS: dict[str, Any] = {
+    "input_format": "tsv",  # a chunk and its count
+    "max_sentence_length": 1 << 20,  # bytes of a chunk
+    "max_sentencepiece_length": MAX_PIECE_CHARS,
+    # the chunks decide what is merged, not SentencePiece's own rules
+    "split_by_whitespace": False,
+    "split_by_unicode_script": False,
+    "split_by_number": False,
+    "split_digits": True,
+    # every text comes back: no normal form, no space put before it or taken from it, bytes for what no piece holds
+    "add_dummy_prefix": False,
+    "remove_extra_whitespaces": False,
+    "allow_whitespace_only_pieces": True,
+    "byte_fallback": True,
+    "character_coverage": 0.99995,  # the characters beyond it are bytes
+    "required_chars": ALWAYS_PIECES,
+    "hard_vocab_limit": False,  # too few pieces are counted by us, in a sentence
+    "control_symbols": list(SPECIAL_TOKENS[4:]),
+    **{f"{name}_id": number for number, name in enumerate(("unk", "bos", "eos", "pad"))},
+    **{f"{name}_piece": SPECIAL_TOKENS[number] for number, name in enumerate(("unk", "bos", "eos", "pad"))},
+    "minloglevel": 2,
+}
+
 # A control word becomes a piece if more than one document has it: one author's macro is none.
 MIN_SYMBOL_DOCUMENTS = 2
 MAX_SYMBOL_FRAC = 1 / 16  # of the vocabulary: 6,400 of 102,400, 256 of 4,096
@@ -322,36 +345,13 @@ def train_model(chunks: Mapping[str, int], vocab_size: int, symbols: Sequence[st
         try:
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=(f"{chunk}\t{count}" for chunk, count in chunks.items()),
-                input_format="tsv",
                 model_writer=model,
                 model_type=model_type,
                 vocab_size=vocab_size,
-                hard_vocab_limit=False,
-                max_sentencepiece_length=MAX_PIECE_CHARS,
-                max_sentence_length=1 << 20,
-                byte_fallback=True,
-                split_digits=True,
-                split_by_whitespace=False,  # the chunks decide what is merged, not SentencePiece's own rules
-                split_by_unicode_script=False,
-                split_by_number=False,
                 normalization_rule_tsv=str(escape),
                 denormalization_rule_tsv=str(unescape),
-                remove_extra_whitespaces=False,
-                allow_whitespace_only_pieces=True,
-                add_dummy_prefix=False,
-                character_coverage=0.99995,
-                required_chars=ALWAYS_PIECES,
-                unk_id=0,
-                bos_id=BOS_ID,
-                eos_id=2,
-                pad_id=3,
-                unk_piece=UNK,
-                bos_piece=BOS,
-                eos_piece=EOS,
-                pad_piece=PAD,
-                control_symbols=list(SPECIAL_TOKENS[4:]),
                 user_defined_symbols=list(symbols),
-                minloglevel=2,
+                **SENTENCEPIECE_OPTIONS,
             )
         except RuntimeError as error:
             least = re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error))
@@ -515,7 +515,7 @@ def train(
     print(
         f"{len(symbols):,} control words are pieces by count, the commonest {', '.join(symbols[:5])}; SentencePiece now trains "
         f"{vocab_size:,} {model_type} pieces on {len(chunks):,} chunks ({num_chars / 1e6:.1f} million characters). It is silent, "
-        f"and takes {'about 2 s' if model_type == 'bpe' else 'minutes'} per million characters.",
+        f"and takes {'about a second' if model_type == 'bpe' else 'minutes'} per million characters.",
         file=sys.stderr,
     )
     write_folder(folder, train_model(chunks, vocab_size, symbols, model_type), symbols, model_type)

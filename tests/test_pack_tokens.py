@@ -155,6 +155,18 @@ def test_a_killed_packing_goes_on_and_ends_with_the_same_bytes(
     assert contents(dataset) == contents(packed)
 
 
+def test_two_packers_take_turns(dataset: Path, packed: Path, tokenizer: Path) -> None:
+    (dataset / "val.jsonl").unlink()
+    fork = multiprocessing.get_context("fork")
+    children = [fork.Process(target=pack, args=(dataset, tokenizer)) for _ in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0, 0]
+    assert contents(dataset) == contents(packed)
+
+
 def test_a_repeated_run_does_nothing_and_a_changed_input_packs_anew(
     dataset: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
