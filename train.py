@@ -1,14 +1,16 @@
 """Train the language model of config.json on packed tokens with DeepSpeed: `deepspeed train.py` is the published run.
 
-In:  config.json (the model), ds_config.json (ZeRO stage, bf16), a dataset folder with train.jsonl and val.jsonl or their packed
-     tokens/, a tokenizer's folder. Every setting of the run is a field of `Settings` below, and a flag.
-Out: OUT/metrics.jsonl (a JSON line for each logged step), OUT/checkpoints/ (DeepSpeed's, to go on from; whole or absent),
-     OUT/hf (safetensors, config, tokenizer: what AutoModelForCausalLM and AutoTokenizer load).
+In:  config.json (the model), ds_config.json (ZeRO stage, bf16), a dataset folder with train.jsonl and val.jsonl or
+     their packed tokens/, a tokenizer's folder. Every setting of the run is a field of `Settings` below, and a flag.
+Out: OUT/metrics.jsonl (a JSON line for each logged step), OUT/checkpoints/ (DeepSpeed's, to go on from; whole or
+     absent), OUT/hf (safetensors, config, tokenizer: what AutoModelForCausalLM and AutoTokenizer load).
 
-Killed at any moment, the same command goes on from the newest whole checkpoint, on any number of GPUs. SIGTERM, SIGINT, SIGUSR1, a file
-OUT/STOP or --max-hours end it with a checkpoint after the step in progress. --plan says what a run costs; it needs no GPU.
+Killed at any moment, the same command goes on from the newest whole checkpoint, on any number of GPUs. SIGTERM,
+SIGINT, SIGUSR1, a file OUT/STOP or --max-hours end it with a checkpoint after the step in progress. --plan says what
+a run costs; it needs no GPU.
 
-The file reads like a run: what it costs, settings, data, model and loss, optimiser, schedule, step, checkpoints, watching, the loop.
+The file reads like a run: what it costs, settings, data, model and loss, optimiser, schedule, step, checkpoints,
+watching, the loop.
 
 example: deepspeed train.py
          deepspeed --num_gpus 2 train.py --config recipes/demo/config.json --steps 200 --micro-batch 4 --accumulation 2
@@ -67,7 +69,7 @@ DEEPSPEED_KEYS = """activation_checkpointing bf16 comms_logger communication_dat
     zero_optimization"""  # what ds_config.json may say: DeepSpeed itself passes over a key that it does not know
 
 
-# --- what a run costs: plain arithmetic, without torch; the figures of memory are derived, docs/LOG.md has what was measured ---
+# --- what a run costs: plain arithmetic without torch; what was measured stands in docs/LOG.md ---
 
 
 class Card(NamedTuple):
@@ -109,7 +111,7 @@ def find_card(device_name: str) -> Card | None:
 
 # --- the model ---
 
-# What a LlamaConfig knows; it would keep any other key in silence. The first string has what decides the weights and their use.
+# What a LlamaConfig knows; it would keep any other key in silence. The first has what decides weights and their use.
 SHAPE_KEYS = """attention_bias attention_dropout head_dim hidden_act hidden_size initializer_range intermediate_size mlp_bias
     model_type num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps rope_parameters rope_scaling rope_theta
     tie_word_embeddings vocab_size"""
@@ -147,8 +149,8 @@ def read_config(path: Path) -> dict[str, Any]:
     heads, kv_heads = config["num_attention_heads"], config.get("num_key_value_heads") or config["num_attention_heads"]
     if config["hidden_size"] % heads or heads % kv_heads:
         raise UserError(
-            f"model config {path}: hidden_size {config['hidden_size']} must be a multiple of {heads} heads, and those of "
-            f"{kv_heads} key-value heads"
+            f"model config {path}: hidden_size {config['hidden_size']} must be a multiple of {heads} heads, and those "
+            f"of {kv_heads} key-value heads"
         )
     return dict(config)
 
@@ -183,10 +185,12 @@ def count_parameters(shape: Shape) -> int:
 
 
 def flops_per_token(shape: Shape, seq_len: int, *, causal: bool = False) -> float:
-    """FLOPs of training on one token, forward and backward: 6 per weight of a matrix (the embedding is none) and attention.
+    """FLOPs of training on one token, forward and backward: 6 per weight of a matrix (the embedding is none) and
+    attention.
 
-    Attention counts 12 x layers x width x seq_len if all of the square counts (PaLM's convention), half of that if only the causal
-    half does: 8.997e9 and 8.770e9 for the published model at 768 tokens. What checkpointing computes again is not counted.
+    Attention counts 12 x layers x width x seq_len if all of the square counts (PaLM's convention), half of that if
+    only the causal half does: 8.997e9 and 8.770e9 for the published model at 768 tokens. What checkpointing computes
+    again is not counted.
     """
     matrices = shape.layers * layer_matrices(shape) + shape.vocab * shape.hidden
     return 6 * matrices + (6 if causal else 12) * shape.layers * shape.attention * seq_len
@@ -227,9 +231,10 @@ class Memory(NamedTuple):
 def layer_activation_bytes(shape: Shape, *, fused: bool) -> int:
     """Bytes that a layer keeps for the backward pass, per token, in bf16 with SDPA or flash attention.
 
-    Without fusion: of each norm its input in fp32 twice over (as read and as normalised) and twice in bf16, 2 x 8h; attention's q, k, v
-    and output, 4a + 4kv; gate, up, SiLU and product, 8f; two fp32 roots and a log-sum for each head. 93,256 for the published
-    model. Fused layers (torch.compile, Liger) keep no fp32 copies and neither SiLU nor product: 54,856.
+    Without fusion: of each norm its input in fp32 twice over (as read and as normalised) and twice in bf16, 2 x 8h;
+    attention's q, k, v and output, 4a + 4kv; gate, up, SiLU and product, 8f; two fp32 roots and a log-sum for each
+    head. 93,256 for the published model. Fused layers (torch.compile, Liger) keep no fp32 copies and neither SiLU nor
+    product: 54,856.
     """
     norms, feed_forward = (8, 4) if fused else (16, 8)
     attention = 4 * shape.attention + 4 * shape.kv
@@ -237,7 +242,9 @@ def layer_activation_bytes(shape: Shape, *, fused: bool) -> int:
 
 
 def activation_bytes(shape: Shape, num_tokens: int, checkpointed: int, *, fused: bool) -> int:
-    """Bytes kept for the backward pass of `num_tokens` tokens: a checkpointed layer keeps its input, and one at a time comes back."""
+    """Bytes kept for the backward pass of `num_tokens` tokens: a checkpointed layer keeps its input, and one at a
+    time comes back.
+    """
     layer = layer_activation_bytes(shape, fused=fused)
     kept = (shape.layers - checkpointed) * layer + checkpointed * 2 * shape.hidden
     again = layer if checkpointed else 0
@@ -246,7 +253,9 @@ def activation_bytes(shape: Shape, num_tokens: int, checkpointed: int, *, fused:
 
 
 def loss_bytes(shape: Shape) -> int:
-    """Bytes of the chunked loss: the head's gradient in fp32, beside it first a chunk's logits (8 bytes each), then itself in bf16."""
+    """Bytes of the chunked loss: the head's gradient in fp32, beside it first a chunk's logits (8 bytes each), then
+    itself in bf16.
+    """
     return 4 * shape.vocab * shape.hidden + max(2 * shape.vocab * shape.hidden, 8 * LOSS_CHUNK * shape.vocab)
 
 
@@ -263,8 +272,8 @@ def plan_memory(
 ) -> Memory:
     """Memory of one GPU for `micro_batch` sequences at once under ZeRO `stage`, gradients accumulated in fp32.
 
-    AdamW's state is 12 bytes a parameter (fp32 weight and two moments), shared by the GPUs from stage 1 on; the fp32 gradient (4 bytes)
-    is shared from stage 2 on, before that the bf16 gradient (2 bytes) lies beside it.
+    AdamW's state is 12 bytes a parameter (fp32 weight and two moments), shared by the GPUs from stage 1 on; the fp32
+    gradient (4 bytes) is shared from stage 2 on, before that the bf16 gradient (2 bytes) lies beside it.
     """
     parameters, num_tokens = count_parameters(shape), micro_batch * seq_len
     gradients = 4 * parameters / gpus if stage == 2 else 6 * parameters
@@ -304,10 +313,12 @@ def choose_plan(
     fused: bool = False,
     max_micro_batch: int = 64,
 ) -> Choice | None:
-    """The fastest way to run `global_batch` sequences per step on cards of `memory_bytes`, by this arithmetic; None if none fits.
+    """The fastest way to run `global_batch` sequences per step on cards of `memory_bytes`, by this arithmetic; None
+    if none fits.
 
-    Time per token is compute, with what checkpointing computes again, plus sending gradients (2 bytes a parameter, in ZeRO-2 for each
-    micro-batch, in ZeRO-1 once a step). The global batch is never changed: only micro-batches that divide it are tried.
+    Time per token is compute, with what checkpointing computes again, plus sending gradients (2 bytes a parameter, in
+    ZeRO-2 for each micro-batch, in ZeRO-1 once a step). The global batch is never changed: only micro-batches that
+    divide it are tried.
     """
     parameters, flops = count_parameters(shape), flops_per_token(shape, seq_len)
 
@@ -374,7 +385,9 @@ def batch_sentence(world: int, micro_batch: int, seq_len: int, accumulation: int
 
 
 def token_sentences(shape: Shape, tokens: float, available: int | None, text_bytes: int | None) -> list[str]:
-    """Tokens wanted, advised and there; `available` is None where nothing is packed, `text_bytes` None where there is no text."""
+    """Tokens wanted, advised and there; `available` is None where nothing is packed, `text_bytes` None where there is
+    no text.
+    """
     parameters = count_parameters(shape)
     ratio, advised = tokens / parameters, CHINCHILLA_TOKENS_PER_PARAMETER * parameters
     regime = "below" if ratio < 16 else "about" if ratio < 25 else "beyond"
@@ -435,8 +448,9 @@ FIXED = "fixed"  # marks a setting that a resumed run must keep, because it deci
 class Settings:
     """The run: each field is a flag, its annotation holds the help. The defaults are the published run's.
 
-    They come from the paper (KiteFish-A1) and its released train.py. What that script leaves to the Hugging Face Trainer is the
-    Trainer's default: betas, epsilon, and a linear decay to 0 (a YAML file beside the script says cosine, but nothing reads it).
+    They come from the paper (KiteFish-A1) and its released train.py. What that script leaves to the Hugging Face
+    Trainer is the Trainer's default: betas, epsilon, and a linear decay to 0 (a YAML file beside the script says
+    cosine, but nothing reads it).
     """
 
     config: Annotated[Path, "the model: a Hugging Face LlamaConfig"] = ROOT / "config.json"
@@ -586,7 +600,8 @@ class Batches(NamedTuple):
 def share_out(settings: Settings, world: int, resumed_batch: int | None = None) -> Batches:
     """The batches of a run on `world` GPUs; a UserError if they do not multiply.
 
-    A resumed run keeps its global batch on any number of GPUs: --accumulation gives way, unless --global-batch is given too.
+    A resumed run keeps its global batch on any number of GPUs: --accumulation gives way, unless --global-batch is
+    given too.
     """
     micro, given = settings.micro_batch, settings.accumulation
     product = micro * world * given if given else None
@@ -616,7 +631,9 @@ class MicroBatch(NamedTuple):
 
 
 def rows_of(step: int, micro: int, ranks: Ranks, batches: Batches) -> range:
-    """The global rows of one micro-batch: step s owns rows [s x global, (s + 1) x global), whatever the number of ranks."""
+    """The global rows of one micro-batch: step s owns rows [s x global, (s + 1) x global), whatever the number of
+    ranks.
+    """
     first = step * batches.global_batch + (micro * ranks.world + ranks.rank) * batches.micro_batch
     return range(first, first + batches.micro_batch)
 
@@ -666,7 +683,9 @@ class Prefetcher:
 
 
 def assert_disjoint(starts: list[list[float]], micro_batch: int) -> None:
-    """No row of the step was read twice: the published run fed both GPUs the same batches. `starts` holds each rank's first rows."""
+    """No row of the step was read twice: the published run fed both GPUs the same batches. `starts` holds each rank's
+    first rows.
+    """
     ordered = sorted(start for rank in starts for start in rank)
     if any(after - before < micro_batch for before, after in itertools.pairwise(ordered)):
         raise AssertionError(f"ranks have read the same rows: micro-batches of {micro_batch} rows start at {ordered}")
@@ -678,10 +697,11 @@ def assert_disjoint(starts: list[list[float]], micro_batch: int) -> None:
 def cross_entropy_and_gradients(
     hidden: Any, weight: Any, labels: Any, chunk: int, wanted: bool
 ) -> tuple[Any, Any, Any]:
-    """Mean loss (fp32) and, if wanted, its gradients by hidden [N, H] and weight [V, H], in their dtypes; labels int64 [N].
+    """Mean loss (fp32) and, if wanted, its gradients by hidden [N, H] and weight [V, H], in their dtypes; labels
+    int64 [N].
 
-    Logits exist for `chunk` rows at a time: fp32 [chunk, V], turned in place into the softmax, then into their gradient. The
-    head's gradient is summed in fp32 and rounded once. Rows labelled -100 count for nothing.
+    Logits exist for `chunk` rows at a time: fp32 [chunk, V], turned in place into the softmax, then into their
+    gradient. The head's gradient is summed in fp32 and rounded once. Rows labelled -100 count for nothing.
     """
     import torch
 
@@ -732,16 +752,20 @@ def loss_function() -> Any:
 
 
 def linear_cross_entropy(hidden: Any, weight: Any, labels: Any, chunk: int = LOSS_CHUNK) -> Any:
-    """Mean cross entropy (fp32) of the logits hidden @ weight.T without ever holding them: memory does not grow with N x V.
+    """Mean cross entropy (fp32) of the logits hidden @ weight.T without ever holding them: memory does not grow with
+    N x V.
 
-    hidden [..., H] and weight [V, H] of one dtype, labels int64 [...]. The gradients are made in the forward pass, so backward
-    is a multiplication and may run once. At 32 x 768 x 102,400 x 2,048 it takes 1.3 GB where the usual path peaks at 30 GB.
+    hidden [..., H] and weight [V, H] of one dtype, labels int64 [...]. The gradients are made in the forward pass, so
+    backward is a multiplication and may run once. At 32 x 768 x 102,400 x 2,048 it takes 1.3 GB where the usual path
+    peaks at 30 GB.
     """
     return loss_function().apply(hidden.reshape(-1, hidden.shape[-1]), weight, labels.reshape(-1), chunk)
 
 
 def choose_loss(kernel: str, hidden_size: int, device: Any) -> Callable[[Any, Any, Any], Any]:
-    """Our chunked loss, or Liger's fused one where it is wanted, can run, and gives the same loss and gradients on this device."""
+    """Our chunked loss, or Liger's fused one where it is wanted, can run, and gives the same loss and gradients on
+    this device.
+    """
     import torch
 
     if kernel == "torch" or (kernel == "auto" and device.type != "cuda"):
@@ -780,10 +804,11 @@ def choose_loss(kernel: str, hidden_size: int, device: Any) -> Callable[[Any, An
 
 
 def build_model(config: Mapping[str, Any], settings: Settings, device: Any) -> Any:
-    """The model with its loss: a module called with (input_ids, labels, position_ids or None) that returns the mean loss.
+    """The model with its loss: a module called with (input_ids, labels, position_ids or None) that returns the mean
+    loss.
 
-    Weights are bf16, drawn on `device` from the seed. RoPE's frequencies stay fp32: a plain .bfloat16() would round them, and the
-    gradient would be off by 0.7%.
+    Weights are bf16, drawn on `device` from the seed. RoPE's frequencies stay fp32: a plain .bfloat16() would round
+    them, and the gradient would be off by 0.7%.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -820,10 +845,12 @@ def set_checkpointing(model: Any, num_layers: int) -> None:
 
 
 def build_optimizer(model: Any, settings: Settings) -> Any:
-    """AdamW, or Muon for the matrices of the layers and AdamW for the rest; `scale` in a group multiplies its learning rate.
+    """AdamW, or Muon for the matrices of the layers and AdamW for the rest; `scale` in a group multiplies its
+    learning rate.
 
-    Norm weights are not decayed: pulling a gain towards 0 regularises nothing (they are 0.006% of the parameters). Muon's step is
-    orthogonal, of RMS 1 / sqrt(columns); 0.2 x sqrt(columns) makes that AdamW's usual 0.2 (Liu et al. 2025), so both share one rate.
+    Norm weights are not decayed: pulling a gain towards 0 regularises nothing (they are 0.006% of the parameters).
+    Muon's step is orthogonal, of RMS 1 / sqrt(columns); 0.2 x sqrt(columns) makes that AdamW's usual 0.2 (Liu et al.
+    2025), so both share one rate.
     """
     import torch
 
@@ -862,7 +889,8 @@ def build_optimizer(model: Any, settings: Settings) -> Any:
 
 
 def learning_rate(step: int, steps: int, settings: Settings) -> float:
-    """The learning rate of step `step` (0 is the first) of `steps`: linear warm-up, then the schedule down to final_lr_frac.
+    """The learning rate of step `step` (0 is the first) of `steps`: linear warm-up, then the schedule down to
+    final_lr_frac.
 
     With 500 warm-up steps, step 0 has 1/500 of the highest rate and steps 499 and 500 all of it.
     """
@@ -973,8 +1001,8 @@ def own_gradients(zero: Any) -> Iterator[Any]:
 def clip_raw_gradient(engine: Any, limit: float) -> float:
     """For Muon: the norm of the raw gradient, which is scaled down to `limit` before it is made orthogonal.
 
-    DeepSpeed would clip the orthogonalised update instead, whose norm is about the square root of the sum of all ranks of matrices:
-    587 for the published model, so every step would be 587 times too small.
+    DeepSpeed would clip the orthogonalised update instead, whose norm is about the square root of the sum of all
+    ranks of matrices: 587 for the published model, so every step would be 587 times too small.
     """
     import torch
     import torch.distributed as dist
@@ -1020,7 +1048,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def replace_folder(partial: Path, final: Path) -> None:
-    """Give a folder that is whole its name. One that has the name goes first, by way of a name that nobody takes for whole."""
+    """Give a folder that is whole its name. One that has the name goes first, by way of a name that nobody takes for
+    whole.
+    """
     remove_folder(final)
     partial.rename(final)
     sync_folder(final.parent)
@@ -1081,12 +1111,13 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 class CheckpointWriter:
-    """Writes checkpoints while training goes on. It stands in for DeepSpeed's checkpoint engine, of which it changes `save`.
+    """Writes checkpoints while training goes on. It stands in for DeepSpeed's checkpoint engine, of which it changes
+    `save`.
 
-    `save` copies this rank's state into host memory that is used again, and returns; `finish` starts a thread that writes, hashes
-    and syncs it. When each rank has left its `rank<N>.done` in `step<N>.partial`, rank 0 writes manifest.json, renames the folder,
-    and writes `latest` last. So a folder without .partial is whole, and a kill at any moment leaves the checkpoint before it as the
-    newest. All ranks must see the same file system.
+    `save` copies this rank's state into host memory that is used again, and returns; `finish` starts a thread that
+    writes, hashes and syncs it. When each rank has left its `rank<N>.done` in `step<N>.partial`, rank 0 writes
+    manifest.json, renames the folder, and writes `latest` last. So a folder without .partial is whole, and a kill at
+    any moment leaves the checkpoint before it as the newest. All ranks must see the same file system.
     """
 
     def __init__(self, folder: Path, rank: int, world: int, keep: int, plain: Any) -> None:
@@ -1196,7 +1227,9 @@ class CheckpointWriter:
 
 
 def to_universal(checkpoint: Path) -> str:
-    """Convert a checkpoint so that another number of ranks can load it; the name of the converted one, which lies beside it."""
+    """Convert a checkpoint so that another number of ranks can load it; the name of the converted one, which lies
+    beside it.
+    """
     target = checkpoint.with_name(checkpoint.name + ".universal")
     if not target.exists():
         print(f"converting {checkpoint} for another number of GPUs", flush=True)
@@ -1229,9 +1262,9 @@ def export_model(model: Any, settings: Settings, facts: Mapping[str, Any]) -> Pa
 class StopRequests:
     """What ends a run before its last step: a signal, the file OUT/STOP, --max-hours, or a launcher that is gone.
 
-    `poll` gives this rank's wish, an index of EXIT_CODES; the ranks take the largest, so that all stop after the same step. DeepSpeed's
-    runner dies of a signal without passing it on, and its launcher passes SIGTERM on to one rank after the other: so one rank that
-    was told is enough, and ranks whose launcher has died end by themselves.
+    `poll` gives this rank's wish, an index of EXIT_CODES; the ranks take the largest, so that all stop after the same
+    step. DeepSpeed's runner dies of a signal without passing it on, and its launcher passes SIGTERM on to one rank
+    after the other: so one rank that was told is enough, and ranks whose launcher has died end by themselves.
     """
 
     def __init__(self, out: Path, max_hours: float | None) -> None:
@@ -1343,7 +1376,9 @@ class Watch:
             print(text, flush=True)
 
     def record(self, kind: str, step: int, **values: Any) -> None:
-        """A JSON line {"kind": "train", "val" or "event", "step": steps done, ...}; a number that is not finite becomes null."""
+        """A JSON line {"kind": "train", "val" or "event", "step": steps done, ...}; a number that is not finite
+        becomes null.
+        """
         if not self.leader:
             return
         clean = {
@@ -1377,7 +1412,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def device_figures(tokens_per_s: float, shape: Shape, seq_len: int, device: Any) -> dict[str, float]:
-    """Of this rank's GPU: MFU by both conventions, peak memory, and what NVML reads; what is not known is left out, all of it on a CPU."""
+    """Of this rank's GPU: MFU by both conventions, peak memory, and what NVML reads; what is not known is left out,
+    all of it on a CPU.
+    """
     import torch
 
     if device.type != "cuda":
@@ -1444,7 +1481,9 @@ class Run:
 
 
 def prepare(settings: Settings, ranks: Ranks) -> Run:
-    """Check settings, model, tokenizer, disk, data and the newest checkpoint against each other; pack tokens if that was not done."""
+    """Check settings, model, tokenizer, disk, data and the newest checkpoint against each other; pack tokens if that
+    was not done.
+    """
     from data_prep.mixture import Curriculum
     from data_prep.token_files import TokenSequences, check_tokenizer_fits, data_fingerprint, open_split
     from data_prep.token_files import tokenizer_fingerprint as fingerprint_of
@@ -1605,7 +1644,9 @@ def device_bytes(ranks: Ranks, device: Any) -> float:
 
 
 def fit_card(settings: Settings, run: Run, ranks: Ranks, device: Any) -> tuple[Run, int]:
-    """The layers to checkpoint, and the run, with what `auto` chooses for the card; a UserError if it does not fit the card."""
+    """The layers to checkpoint, and the run, with what `auto` chooses for the card; a UserError if it does not fit
+    the card.
+    """
     room, micro, fused = device_bytes(ranks, device), run.batches.micro_batch, settings.compile
     stage = run.deepspeed["zero_optimization"]["stage"]
     sizes: dict[str, Any] = {"gpus": ranks.world, "fused": fused, "seq_len": settings.seq_len}
@@ -1636,7 +1677,9 @@ def fit_card(settings: Settings, run: Run, ranks: Ranks, device: Any) -> tuple[R
 
 
 def evaluate(engine: Any, run: Run, settings: Settings, ranks: Ranks) -> float:
-    """Mean loss per token on the first eval_sequences rows of val (in an order shuffled once and for all), shared among the ranks."""
+    """Mean loss per token on the first eval_sequences rows of val (in an order shuffled once and for all), shared
+    among the ranks.
+    """
     import torch
 
     count = min(settings.eval_sequences, run.val.rows_per_epoch)
@@ -1658,7 +1701,9 @@ def poison(engine: Any) -> None:
 
 
 def choose_checkpoint(settings: Settings, ranks: Ranks) -> str | None:
-    """Rank 0 clears away what a kill has left and picks the newest whole checkpoint, converted if the ranks are more or fewer now."""
+    """Rank 0 clears away what a kill has left and picks the newest whole checkpoint, converted if the ranks are more
+    or fewer now.
+    """
     if ranks.rank > 0:
         return str(broadcast(None)) or None
     folder = settings.out / "checkpoints"

@@ -1,10 +1,11 @@
-"""Train several variants of a small model on the same tokens, seed by seed, and compare their validation in bits per byte.
+"""Train variants of a small model on the same tokens, seed by seed, and compare their bits per byte in validation.
 
-In: a packed dataset, its tokenizer, a model's config, and variants: NAME=FLAGS of train.py. Out: one run a variant and seed in OUT (started
-again, what is done is not done twice), a table on stdout with means and paired differences to the first variant, and OUT/run.html.
+In: a packed dataset, its tokenizer, a model's config, and variants: NAME=FLAGS of train.py.
+Out: a run for each variant and seed in OUT (started again, what is done is not done twice), a table on stdout with means
+and paired differences to the first variant, and OUT/run.html.
 
-example: python benchmarks/compare_runs.py --dataset data --tokenizer tokenizer --config small.json --out runs/optimizers --seeds 0 1 \\
-             --common="--steps 200 --seq-len 128 --micro-batch 8 --accumulation 1" \\
+example: python benchmarks/compare_runs.py --dataset data --tokenizer tokenizer --config small.json --out runs/compared \\
+             --seeds 0 1 --common="--steps 200 --seq-len 128 --micro-batch 8 --accumulation 1" \\
              --variants "adamw=--lr 2e-3" "muon=--lr 2e-3 --optimizer muon --muon-lr 4e-3"
 """
 

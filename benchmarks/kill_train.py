@@ -1,11 +1,12 @@
-"""Kill a run of train.py at random moments, again and again, and compare what comes out with a run that nobody disturbed.
+"""Kill a run of train.py at random moments, again and again, and compare the result with an undisturbed run.
 
-In: nothing; a tiny model, data and tokenizer are made. Out: a table on stdout, and exit code 0 if the loss curve, the validation losses
-and the final weights equal the undisturbed run's, bit for bit.
+In: nothing; a tiny model, data and tokenizer are made. Out: a table on stdout, and exit code 0 if the loss curve, the
+validation losses and the final weights equal the undisturbed run's, bit for bit.
 
-Two ranks train. SIGKILL hits both (a machine that fails) or one (a process that fails); SIGTERM, SIGINT and SIGUSR1 hit one; a STOP
-file hits none. Before some starts the newest checkpoint is damaged: a byte altered, a file cut short or removed, a manifest spoilt. When a
-run comes to its end before all that was done, another one begins. --minutes ends the work early; the same command goes on.
+Two ranks train. SIGKILL hits both (a machine that fails) or one (a process that fails); SIGTERM, SIGINT and SIGUSR1
+hit one; a STOP file hits none. Before some starts the newest checkpoint is damaged: a byte altered, a file cut short
+or removed, a manifest spoilt. When a run comes to its end before all that was done, another one begins. --minutes
+ends the work early; the same command goes on.
 
 example: python benchmarks/kill_train.py --folder /tmp/kill --kills 50 --minutes 4
 """

@@ -1,7 +1,8 @@
-"""Draw runs of train.py: one self-contained run.html, several runs laid over each other, as the paper shows its runs 20, 23 and 24.
+"""Draw runs of train.py as one self-contained run.html, laid over each other, as the paper shows its runs 20, 23, 24.
 
-In: folders with metrics.jsonl. Out: an HTML file without scripts or links: loss in training and validation, bits per byte, gradient norm,
-learning rate, throughput, MFU, data wait, GPU memory, utilisation and power where they were recorded, resumes and skipped steps.
+In: folders with metrics.jsonl. Out: an HTML file without scripts or links: loss in training and validation, bits per
+byte, gradient norm, learning rate, throughput, MFU, data wait, GPU memory, utilisation and power where they were
+recorded, resumes and skipped steps.
 
 example: python benchmarks/plot_run.py runs/pretrain
          python benchmarks/plot_run.py runs/small runs/full --out compare.html --x tokens

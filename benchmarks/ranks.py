@@ -1,8 +1,10 @@
-"""Start the ranks of train.py quickly: fork them from a process that has imported torch, transformers and DeepSpeed once.
+"""Start the ranks of train.py quickly: fork them from a process that has imported torch and DeepSpeed once.
 
-In: the arguments of train.py, a number of ranks, a log file. Out: real processes that train as under a launcher, and that can be killed.
+In: the arguments of train.py, a number of ranks, a log file. Out: real processes that train as under a launcher, and
+that can be killed.
 
-A start through `deepspeed` spends 10 to 20 seconds on imports; this one about one. Used by tests and by benchmarks that start training often.
+A start through `deepspeed` spends 10 to 20 seconds on imports; this one about one. Used by tests and by benchmarks
+that start training often.
 """
 
 import ctypes
@@ -47,7 +49,9 @@ TINY_CONFIG = {
 
 
 def make_tiny(folder: Path) -> None:
-    """Write into `folder` what a tiny run needs: config.json, a tokenizer of 512 pieces, and data of made-up words, packed."""
+    """Write into `folder` what a tiny run needs: config.json, a tokenizer of 512 pieces, and data of made-up words,
+    packed.
+    """
     import numpy as np
 
     from data_prep import pack_tokens, train_tokenizer
@@ -134,7 +138,9 @@ def run_rank(
 
 
 def wait_ranks(ranks: "Sequence[multiprocessing.context.ForkServerProcess]", timeout_s: float) -> list[int | None]:
-    """Exit codes once all ranks have ended; as a launcher does, a rank that fails ends the others (SIGTERM, later SIGKILL)."""
+    """Exit codes once all ranks have ended; as a launcher does, a rank that fails ends the others (SIGTERM, later
+    SIGKILL).
+    """
     deadline_s = time.monotonic() + timeout_s
     while any(process.is_alive() for process in ranks):
         failed = any(process.exitcode for process in ranks)

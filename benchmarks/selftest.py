@@ -1,10 +1,12 @@
-"""Check that every mode of train.py computes the same on this machine's stack: `deepspeed train.py --selftest`, about a minute.
+"""Check that every mode of train.py computes the same on this machine: `deepspeed train.py --selftest`, a minute.
 
-In: nothing; a tiny model and random tokens are made here. Out: a table on stdout, one line a mode, and exit code 0 if all agree.
+In: nothing; a tiny model and random tokens are made here. Out: a table on stdout, one line a mode, and exit code 0 if
+all agree.
 
-ZeRO-2 has had races that cost a run its convergence (DeepSpeed issues 7188, 7371, 7965), and torch.compile has given NaN on some
-stacks; both show in the first steps. The reference is a plain PyTorch loop that works on the whole batch in one process. (It stands
-for ZeRO-0 as well: DeepSpeed 0.19.8 has no stage 0 in bf16 with an fp32 copy of the weights, so train.py refuses that stage.)
+ZeRO-2 has had races that cost a run its convergence (DeepSpeed issues 7188, 7371, 7965), and torch.compile has given
+NaN on some stacks; both show in the first steps. The reference is a plain PyTorch loop that works on the whole batch
+in one process. (It stands for ZeRO-0 as well: DeepSpeed 0.19.8 has no stage 0 in bf16 with an fp32 copy of the
+weights, so train.py refuses that stage.)
 """
 
 import math
@@ -23,8 +25,8 @@ import train
 from data_prep.token_files import Batch
 
 STEPS = 20
-# Losses near 6 that bf16 rounding has moved by up to 0.0006 (docs/LOG.md); a rank that is not heard moves them by 0.01 and more. AdamW
-# does not see a gradient's scale, so the norm of the first one is compared, too.
+# Losses near 6 that bf16 rounding has moved by up to 0.0006 (docs/LOG.md); a rank that is not heard moves them by 0.01
+# and more. AdamW does not see a gradient's scale, so the norm of the first one is compared, too.
 LOSS_TOLERANCE, NORM_TOLERANCE_FRAC = 0.005, 0.01
 CONFIG = {
     "model_type": "llama",
@@ -70,7 +72,9 @@ class Curve(NamedTuple):
 
 
 def plain_curve(batches: train.Batches, device: Any) -> Curve:
-    """The reference: no DeepSpeed, one process, bf16 weights with an fp32 master copy, the optimizer and schedule of train.py."""
+    """The reference: no DeepSpeed, one process, bf16 weights with an fp32 master copy, the optimizer and schedule of
+    train.py.
+    """
     import torch
 
     model = train.build_model(CONFIG, SETTINGS, device)

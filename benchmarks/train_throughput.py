@@ -2,8 +2,9 @@
 
 In: nothing; the same model, weights, tokens and optimizer for all. Out: a table on stdout, for docs/LOG.md.
 
-On a CPU a small model is used and CPU seconds are counted, which other work on the machine disturbs little. On a GPU it is the published
-model at 768 tokens and wall time counts; memory and MFU are shown, and --profile says where the time of our step goes.
+On a CPU a small model is used and CPU seconds are counted, which other work on the machine disturbs little. On a GPU
+it is the published model at 768 tokens and wall time counts; memory and MFU are shown, and --profile says where the
+time of our step goes.
 
 example: python benchmarks/train_throughput.py
          python benchmarks/train_throughput.py --modes ours --micro-batch 32 --profile     # on a GPU
@@ -45,7 +46,9 @@ ACCUMULATION = 2
 
 
 class Clock:
-    """Seconds that count: of CPU without a GPU, else of the wall. `per_step` is the fastest of all steps after the first."""
+    """Seconds that count: of CPU without a GPU, else of the wall. `per_step` is the fastest of all steps after the
+    first.
+    """
 
     def __init__(self, device: Any) -> None:
         self.cuda = device.type == "cuda"

@@ -72,7 +72,9 @@ def test_plan_is_printed_without_a_gpu_or_data(tmp_path: Path) -> None:
 
 
 def test_memory_of_zero_stages() -> None:
-    """By hand, on 2 GPUs in 10^9 bytes: ZeRO-2 with fp32 gradients is (2 + 4/2 + 12/2) x 1.634 = 16.34, ZeRO-1 (2 + 6 + 6) x 1.634 = 22.87."""
+    """By hand, on 2 GPUs in 10^9 bytes: ZeRO-2 with fp32 gradients is (2 + 4/2 + 12/2) x 1.634 = 16.34, ZeRO-1 (2 + 6
+    + 6) x 1.634 = 22.87.
+    """
     states = {}
     for stage in (1, 2):
         memory = train.plan_memory(PUBLISHED, gpus=2, stage=stage, micro_batch=1, seq_len=768, checkpointed=0)
@@ -129,7 +131,9 @@ def test_activation_bytes_are_those_measured(
 
 
 def test_auto_plan() -> None:
-    """Larger cards checkpoint less; the global batch is never changed; fusion lets 32 sequences fit 80 GB without any checkpointing."""
+    """Larger cards checkpoint less; the global batch is never changed; fusion lets 32 sequences fit 80 GB without any
+    checkpointing.
+    """
 
     def choose(memory_gb: float, fused: bool = True, gpus: int = 2) -> train.Choice | None:
         return train.choose_plan(
@@ -282,7 +286,9 @@ def usual_loss_float64(hidden: Any, weight: Any, labels: Any) -> Any:
 
 
 def test_loss_in_bf16_is_as_exact_as_the_usual_one() -> None:
-    """bf16 rounds logits and gradients in both; ours may not be worse. Its loss is fp32, where a bf16 loss would be off by 0.1."""
+    """bf16 rounds logits and gradients in both; ours may not be worse. Its loss is fp32, where a bf16 loss would be
+    off by 0.1.
+    """
     import torch
 
     torch.manual_seed(0)

@@ -1,4 +1,6 @@
-"""train.py with real ranks (gloo, ZeRO-2, bf16) on a tiny model: it trains, is killed, told to stop, damaged, and goes on exactly."""
+"""train.py with real ranks (gloo, ZeRO-2, bf16) on a tiny model: it trains, is killed, told to stop, damaged, and
+goes on exactly.
+"""
 
 import json
 import os
@@ -140,7 +142,9 @@ def test_killed_and_damaged_it_goes_on_bit_for_bit(place: Path, undisturbed: Pat
 
 
 def test_each_way_to_stop_ends_all_ranks_with_a_checkpoint(place: Path, undisturbed: Path) -> None:
-    """A signal to one rank is enough; SIGTERM and SIGINT end with 130, SIGUSR1, STOP and --max-hours with 0; then it goes on exactly."""
+    """A signal to one rank is enough; SIGTERM and SIGINT end with 130, SIGUSR1, STOP and --max-hours with 0; then it
+    goes on exactly.
+    """
     out, log = place / "stopped", place / "stopped.log"
     step = 0
     for way in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, "STOP", "--max-hours"):
@@ -366,7 +370,9 @@ def test_bad_input_is_one_line_from_one_rank_and_exit_2(place: Path) -> None:
 
 
 def test_ranks_whose_launcher_dies_save_and_end(place: Path, undisturbed: Path) -> None:
-    """SIGTERM to `deepspeed` (as Docker and Kubernetes send it) kills the runner alone: the ranks notice, and nobody is left behind."""
+    """SIGTERM to `deepspeed` (as Docker and Kubernetes send it) kills the runner alone: the ranks notice, and nobody
+    is left behind.
+    """
     out, log = place / "launched", place / "launched.log"
     process = launch(place, out, log, "--steps", "100000", "--save-every", "100000", "--eval-every", "100000")
     try:
