@@ -312,9 +312,17 @@ def decide(
 
 def missing(metadata_folder: Path, given: dict[str, int]) -> Iterator[Decision]:
     """A rejection for each record that passes the metadata filter and for which no e-print was given."""
-    for paper_id in MetadataIndex(metadata_folder).kept_ids():
-        if paper_id not in given:
-            item = {"id": paper_id, "version": None, "name": None, "bytes": 0, "year": None, "category": None}
+    index = MetadataIndex(metadata_folder)
+    for paper_id in index.kept_ids():
+        if paper_id not in given and (paper := index.find(paper_id)) is not None:
+            item = {
+                "id": paper_id,
+                "version": None,
+                "name": None,
+                "bytes": 0,
+                "year": paper.year,
+                "category": paper.categories[0],
+            }
             yield Decision(item, Rejection("no-source", "no e-print of this paper was given"))
 
 

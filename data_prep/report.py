@@ -10,6 +10,7 @@ import html
 import itertools
 import json
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from data_prep.records import NEW_ID, OLD_ID, REASONS
 
 WIDTH_PX = 860  # of the page's text and of each picture
 KEPT, DROPPED, FAINT, INK = "#2f6f9f", "#d98c5f", "#e9e6df", "#22252a"
+LETTER_PX = 7.2  # about the width of a letter of 12 px type
+MAX_DETAIL_CHARS = 120  # of a rejected paper in the table of reasons
 NUM_CATEGORIES = 24  # drawn; the rest is summed up
 STYLE = f"""
 body {{ max-width: {WIDTH_PX}px; margin: 2.5em auto; padding: 0 1em; color: {INK}; background: #fffefb;
@@ -101,11 +104,10 @@ def paper_link(paper_id: str) -> str:
 
 def draw_funnel(stages: Sequence[Mapping[str, Any]]) -> str:
     """One row for each stage: a bar for what is left, a lighter one for what it dropped, and the reasons."""
-    left, right, row_px = 110.0, 150.0, 46
+    left, right, y = 110.0, 150.0, 6.0
     scale = (WIDTH_PX - left - right) / max(stages[0]["in"], 1)
     parts = []
-    for number, stage in enumerate(stages):
-        y = number * row_px + 6
+    for stage in stages:
         dropped = stage["in"] - stage["left"]
         parts += [
             text(left - 10, y + 15, stage["stage"], "end"),
@@ -116,15 +118,12 @@ def draw_funnel(stages: Sequence[Mapping[str, Any]]) -> str:
         reasons = ", ".join(
             f"{reason} {count:,}" for reason, count in sorted(stage["dropped"].items(), key=lambda r: -r[1])
         )
-        parts.append(text(left, y + 34, fitted(reasons, WIDTH_PX - left), fill="#5c5f66", font_size=12))
+        y += 34
+        for line in textwrap.wrap(reasons, int((WIDTH_PX - left) / LETTER_PX), break_on_hyphens=False) or [""]:
+            parts.append(text(left, y, line, fill="#5c5f66", font_size=12))
+            y += 15
     caption = f"E-prints by stage. {key((KEPT, 'left'), (DROPPED, 'dropped by this stage'))}"
-    return figure(len(stages) * row_px + 4, parts, "funnel of e-prints by stage", caption)
-
-
-def fitted(words: str, width_px: float) -> str:
-    """A line cut to about the width, at 6 px a letter of 12 px type."""
-    limit = int(width_px / 6)
-    return words if len(words) <= limit else words[: limit - 1] + "…"
+    return figure(y, parts, "funnel of e-prints by stage", caption)
 
 
 def draw_columns(
@@ -175,7 +174,7 @@ def draw_categories(categories: Mapping[str, Mapping[str, int]]) -> str:
         rows.append(
             (f"{len(rest)} others", sum(tally["kept"] for _, tally in rest), sum(tally["in"] for _, tally in rest))
         )
-    left, right, row_px = 140.0, 170.0, 22
+    left, right, row_px = 165.0, 170.0, 22
     scale = (WIDTH_PX - left - right) / max((num_in for _, _, num_in in rows), default=1)
     parts = []
     for number, (name, kept, num_in) in enumerate(rows):
@@ -213,7 +212,10 @@ def draw_years(years: Mapping[str, Mapping[str, int]]) -> str:
     none = {"kept": 0, "in": 0}
     kept = [years.get(label, none)["kept"] for label in labels]
     dropped = [years.get(label, none)["in"] - years.get(label, none)["kept"] for label in labels]
-    caption = f"E-prints by the year of their first version. {key((KEPT, 'kept'), (DROPPED, 'rejected'))}"
+    labels = [label if label.isdecimal() else "?" for label in labels]
+    caption = (
+        f"E-prints by the year of their first version (?: not known). {key((KEPT, 'kept'), (DROPPED, 'rejected'))}"
+    )
     shares = [round(100 * good / (good + bad), 1) if good + bad else 0 for good, bad in zip(kept, dropped, strict=True)]
     return draw_columns(labels, kept, dropped, "e-prints", caption) + draw_columns(
         labels, shares, [0] * len(shares), "% kept", "Kept, as a percentage of the year's e-prints.", plot_px=90
@@ -228,7 +230,7 @@ def reasons_table(manifest: Mapping[str, Any]) -> str:
     rows = []
     for reason, count in sorted(manifest["reasons"].items(), key=lambda pair: (-pair[1], pair[0])):
         samples = "<br>".join(
-            f"{paper_link(sample['id'])} {html.escape(fitted(sample['detail'], 420))}"
+            f"{paper_link(sample['id'])} {html.escape(textwrap.shorten(sample['detail'], MAX_DETAIL_CHARS, placeholder=' …'))}"
             for sample in manifest["samples"][reason]
         )
         meaning = html.escape(REASONS.get(reason, ""))
@@ -262,7 +264,7 @@ def facts(manifest: Mapping[str, Any], timings: Mapping[str, Any]) -> str:
     rejected = ", ".join(f"{reason} {count:,}" for reason, count in metadata["rejected"].items())
     about_metadata = (
         f"{metadata['lines']:,} lines hold {metadata['ids']:,} papers; the metadata filter keeps {metadata['kept']:,}"
-        f"{f' and rejects {rejected}' if rejected else ''}. {metadata['ids_without_eprint']:,} of the papers have no e-print here."
+        f"{f' and rejects {rejected}' if rejected else ''}. Papers without an e-print here: {metadata['ids_without_eprint']:,}."
     )
     parts = [
         f"<h2>Metadata</h2><p>{about_metadata}</p>",
