@@ -42,7 +42,7 @@ MAX_PARAMETER_CHARS = 400  # of the parameter text of a \def
 
 CONTROL_IN_TEXT = re.compile(r"\\([A-Za-z]+|[\s\S])")  # elsewhere @ is no letter
 PROGRAM = re.compile(
-    r"\\(?:def|gdef|edef|xdef|let|expandafter|csname|newcommand|renewcommand|futurelet|relax|setlength|addtolength"
+    r"\\(?:def|gdef|edef|xdef|expandafter|csname|newcommand|futurelet|relax|setlength|addtolength"
     r"|advance|if(?!f(?![A-Za-z])|mmode)[A-Za-z@]+|@[A-Za-z@]+|begingroup|global|catcode)(?![A-Za-z@])"
 )
 IN_BOTH_MODES = re.compile(r"\\ifmmode\s*((?:(?!\\(?:else|fi|if)).)*)\\else\s*\$[^$]*\$\s*\\fi(?![A-Za-z@])", re.S)
