@@ -56,12 +56,11 @@ def measure(kind: str, num_tokens: int, hidden_size: int, repeats: int) -> str:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     generator = torch.Generator(device).manual_seed(0)
-    hidden = torch.randn(num_tokens, hidden_size, generator=generator, device=device).bfloat16().requires_grad_()
-    weight = (
-        (torch.randn(VOCAB, hidden_size, generator=generator, device=device) / hidden_size**0.5)
-        .bfloat16()
-        .requires_grad_()
-    )
+    hidden = torch.randn(
+        (num_tokens, hidden_size), generator=generator, device=device, dtype=torch.bfloat16
+    ).requires_grad_()
+    weight = torch.empty(VOCAB, hidden_size, device=device, dtype=torch.bfloat16)
+    weight.normal_(std=hidden_size**-0.5, generator=generator).requires_grad_()
     labels = torch.randint(VOCAB, (num_tokens,), generator=generator, device=device)
     loss_of = usual_loss if kind == "usual" else train.linear_cross_entropy
     before_bytes = used_bytes(device)

@@ -47,7 +47,6 @@ PANELS = (
     Panel("train", "gpu_util_percent", "GPU utilisation (%)"),
     Panel("train", "gpu_power_w", "GPU power (W)"),
     Panel("train", "gpu_temperature_c", "GPU temperature (°C)"),
-    Panel("train", "stage", "stage of the curriculum"),
     Panel("train", "skipped", "steps skipped so far"),
 )
 
@@ -63,6 +62,12 @@ class Metrics(NamedTuple):
         """(x, y) of a panel, without what was not finite."""
         rows = [line for line in self.lines if line["kind"] == panel.kind and line.get(panel.value) is not None]
         return [(float(line.get(axis, line["step"])), float(line[panel.value])) for line in rows]
+
+    def stages(self) -> list[tuple[int, str]]:
+        """(step, name) of each stage of the curriculum that has begun."""
+        return [
+            (line["step"], line["stage"]) for line in self.lines if line["kind"] == "event" and line["event"] == "stage"
+        ]
 
     def events(self, word: str) -> list[int]:
         return [line["step"] for line in self.lines if line["kind"] == "event" and word in line["event"]]
@@ -123,7 +128,12 @@ def draw(panel: Panel, runs: Sequence[Metrics], axis: str) -> str:
         )
     for x in ticks(x0, x1):
         parts.append(f'<text x="{px(x):.1f}" y="{HEIGHT - BOTTOM + 16}" class="middle">{label(x)}</text>')
-    parts.append(f'<text x="{WIDTH - 12}" y="{HEIGHT - 3}" class="right">{axis}</text>')
+    parts.append(f'<text x="{WIDTH - 12}" y="{HEIGHT - 10}" class="right">{axis}</text>')
+    for step, name in runs[0].stages() if axis == "step" else []:
+        if x0 < step <= x1:
+            parts.append(
+                f'<path d="M{px(step):.1f} {TOP}V{HEIGHT - BOTTOM}" class="stage"><title>{html.escape(name)}</title></path>'
+            )
     for metrics, points in curves:
         for step in metrics.events("resume") if axis == "step" else []:
             if x0 <= step <= x1:
@@ -170,6 +180,7 @@ table{border-collapse:collapse;margin:12px 0 20px}td,th{padding:3px 14px 3px 0;t
 th{border-bottom:1px solid #999;font-weight:600}.panels{display:flex;flex-wrap:wrap;gap:18px}svg{width:460px;height:240px;background:#fafafa}
 text{font-size:11px;fill:#555}.right{dominant-baseline:middle}.title{font-size:13px;fill:#111}.right{text-anchor:end}.middle{text-anchor:middle}.grid{stroke:#e2e2e2}
 polyline{fill:none;stroke-width:1.5}.resume{stroke-dasharray:3 3;stroke-opacity:.5}
+.stage{stroke:#777;stroke-dasharray:1 4}
 """
 
 
@@ -177,11 +188,13 @@ def page(runs: Sequence[Metrics], axis: str) -> str:
     """The whole HTML file."""
     pictures = "".join(draw(panel, runs, axis) for panel in PANELS)
     title = ", ".join(metrics.name for metrics in runs)
-    note = (
-        "<p>Dashed lines: the run was resumed there.</p>"
-        if any(metrics.events("resume") for metrics in runs) and axis == "step"
-        else ""
-    )
+    notes = []
+    if axis == "step" and any(metrics.events("resume") for metrics in runs):
+        notes.append("Dashed lines: the run was resumed there.")
+    if axis == "step" and len(runs[0].stages()) > 1:
+        begun = "; ".join(f"{html.escape(name)} after step {step:,}" for step, name in runs[0].stages())
+        notes.append(f"Dotted lines: a stage of the curriculum of {html.escape(runs[0].name)} begins: {begun}.")
+    note = "".join(f"<p>{words}</p>" for words in notes)
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
     return f'{head}<h1>{html.escape(title)}</h1>{summary(runs)}{note}<div class="panels">{pictures}</div></html>\n'
 

@@ -100,6 +100,21 @@ def test_a_run_learns_and_says_so(place: Path, undisturbed: Path) -> None:
     assert "Traceback" not in said
 
 
+def test_runs_are_drawn_over_each_other(place: Path, undisturbed: Path) -> None:
+    from benchmarks import plot_run
+
+    page = place / "run.html"
+    assert plot_run.main([str(undisturbed), str(undisturbed), "--out", str(page)]) == 0
+    drawn = page.read_text()
+    assert drawn.count("<svg") == 7
+    assert drawn.count("<polyline") == 14
+    assert "symbolic integration after step" in drawn
+    assert "<script" not in drawn
+    assert "http" not in drawn
+    with pytest.raises(UserError, match=r"has no metrics.jsonl"):
+        plot_run.main([str(place / "nowhere")])
+
+
 def test_the_model_loads_with_nothing_but_transformers(place: Path, undisturbed: Path) -> None:
     code = (
         "import sys, torch, transformers\n"
