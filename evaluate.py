@@ -77,10 +77,10 @@ def to_document(record: Mapping[str, Any], encoder: Any, bos_id: int) -> Documen
     points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
     widths = np.searchsorted(LAST_POINT_OF_WIDTH, points) + 1
     bytes_before = np.concatenate([[0], np.cumsum(widths)])
-    math_chars_before = np.zeros(len(text) + 1, dtype=np.int64)
+    is_formula = np.zeros(len(text), dtype=np.int64)
     for start, end in math_spans(text):
-        math_chars_before[start + 1 : end + 1] = 1
-    math_chars_before = np.cumsum(math_chars_before)
+        is_formula[start:end] = 1
+    math_chars_before = np.concatenate([[0], np.cumsum(is_formula)])
     ends = np.maximum(starts[1:], starts[:-1] + 1)  # byte tokens share one character
     categories = record.get("categories") or ["none"]
     return Document(
@@ -129,9 +129,8 @@ def batches(
 ) -> Iterator[list[tuple[int, int, int, int]]]:
     """Windows (document, start, end, first) in batches of like length, at most `batch_tokens` with their padding."""
     batch: list[tuple[int, int, int, int]] = []
-    for window in sorted(windows_of_all, key=lambda one: (one[1] - one[2], one)):  # shortest last would pad most
-        longest = max([one[2] - one[1] for one in batch] + [window[2] - window[1]])
-        if batch and longest * (len(batch) + 1) > batch_tokens:
+    for window in sorted(windows_of_all, key=lambda one: (one[1] - one[2], one)):  # longest first
+        if batch and (batch[0][2] - batch[0][1]) * (len(batch) + 1) > batch_tokens:
             yield batch
             batch = []
         batch.append(window)

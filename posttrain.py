@@ -18,6 +18,7 @@ Examples:
 
 import argparse
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import os
@@ -32,7 +33,7 @@ from typing import Any
 
 from data_prep.cli import Parser, UserError, atomic_write, duration, need_file, run
 from data_prep.records import json_line, read_jsonl
-from evaluate import positive
+from evaluate import positive, weights_sha256
 from generate import check_checkpoint, load_checkpoint, training_facts
 
 ROOT = Path(__file__).resolve().parent
@@ -236,6 +237,29 @@ def merge(adapter: Path, base: Path) -> Any:
     return PeftModel.from_pretrained(model, adapter).merge_and_unload()
 
 
+def fingerprints(model: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """12 digits that change when the weights to start from do, and 12 for the conversations in their order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps([row["input_ids"], row["labels"]]).encode())
+    return {"model": weights_sha256(model)[:12], "conversations": digest.hexdigest()[:12]}
+
+
+def check_same_run(out: Path, wanted: Mapping[str, Any]) -> None:
+    """Write what decides a run into OUT/run.json; where an earlier run left one, a UserError names the first difference."""
+    path = out / "run.json"
+    wanted = {name: value for name, value in wanted.items() if name not in ("save_every", "log_every")}
+    if path.exists():
+        for name, before in json.loads(path.read_text(encoding="utf-8")).items():
+            if wanted.get(name) != before:
+                raise UserError(
+                    f"{out} holds a run with {name} {before}, this one has {wanted.get(name)}; give another --out, or the same"
+                )
+    elif os.environ.get("RANK", "0") == "0":  # one of DeepSpeed's processes is enough
+        with atomic_write(path) as file:
+            json.dump(wanted, file, indent=1)
+
+
 def sft(flags: Any) -> int:
     """The subcommand: encode, train, merge, save."""
     for name in ("trl", "peft"):
@@ -248,15 +272,13 @@ def sft(flags: Any) -> int:
         raise UserError(
             f"--context-tokens {context} is more than the model's max_position_embeddings {config['max_position_embeddings']}"
         )
-    if (flags.out / "hf" / "training.json").is_file():
-        print(f"{flags.out / 'hf'} is there: nothing to do", file=sys.stderr)
-        return 0
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(flags.model, local_files_only=True)
     if not tokenizer.chat_template or "generation" not in tokenizer.chat_template:
         raise UserError(
-            f"the tokenizer of {flags.model} has no chat template that marks what the assistant says; train it with data_prep/train_tokenizer.py"
+            f"the tokenizer of {flags.model} has no chat template that marks what the assistant says; "
+            "data_prep/train_tokenizer.py writes one"
         )
     rows, fates = encode_split(flags.data, "train", tokenizer, context)
     for sentence in describe(rows, fates, context):
@@ -265,6 +287,12 @@ def sft(flags: Any) -> int:
         raise UserError(
             f"no conversation in {', '.join(map(str, flags.data))} has an answer to train on; the counts stand above"
         )
+    check_same_run(
+        flags.out, {**dataclasses.asdict(settings), "context_tokens": context, **fingerprints(flags.model, rows)}
+    )
+    if (flags.out / "hf").is_dir():
+        print(f"{flags.out / 'hf'} is there: nothing to do", file=sys.stderr)
+        return 0
     train(flags, settings, tokenizer, rows, fates, context)
     return 0
 

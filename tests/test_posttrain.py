@@ -149,8 +149,14 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path, data: Path) ->
     facts = json.loads((out / "hf" / "training.json").read_text())
     assert facts["post_training"][0]["conversations"] == {"whole": 16}
     before = (out / "hf" / "model.safetensors").stat().st_mtime_ns
-    run_sft(out, data)
+    run_sft(out, data, "--lr", "2e-3")
     assert (out / "hf" / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match=r"holds a run with lr 0.002, this one has 0.001; give another --out"):
+        run_sft(out, data, "--lr", "1e-3")
+    with (data / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"messages": CONVERSATION}) + "\n")
+    with pytest.raises(UserError, match="holds a run with conversations"):
+        run_sft(out, data, "--lr", "2e-3")
 
 
 def test_lora_is_merged_in_float32(tmp_path: Path, data: Path) -> None:
