@@ -28,7 +28,17 @@ from unicodedata import normalize
 
 from data_prep.cli import Parser, Progress, UserError, atomic_write, need_file, run
 from data_prep.latex_macros import Expander
-from data_prep.latex_source import Source, skip_blanks, strip_comments, verb_end
+from data_prep.latex_source import (
+    MATH_TOKEN,
+    Source,
+    balanced,
+    paired_dollars,
+    skip_blanks,
+    skip_group,
+    skip_option,
+    strip_comments,
+    verb_end,
+)
 from data_prep.latex_tables import (
     ACCENTS,
     ALGORITHM_WORDS,
@@ -102,7 +112,6 @@ STEP = re.compile(  # what is copied as it stands, and the first thing behind it
 AFTER_WORD = re.compile(r"[ \t]*")
 NAME = re.compile(r"\s*\{\s*([^{}\\$%&#~]*?)\s*\}")
 PARAGRAPH = re.compile(r"\n[ \t]*\n")
-MATH_TOKEN = re.compile(r"\\[\s\S]|[{}$]")
 IN_MATH = re.compile(
     rf"\\(?=[bleinpxr])(?:({LOOK_IN_MATH})(?![A-Za-z@])|begin\s*\{{({'|'.join(sorted(REMOVED_IN_MATH))})\}})"
     r"|\n[ \t]*\n\s*"
@@ -386,6 +395,14 @@ class Cleaner:
         pos = self.skip("om", pos)
         self.note("address of \\href", start, pos)
         return pos
+
+    def texorpdfstring(self, name: str, start: int, pos: int) -> int:
+        """\\texorpdfstring{text}{bookmark} -> text."""
+        found = self.group(pos)
+        if found is None:
+            return pos
+        self.out.append(found[0])
+        return self.skip("m", found[1])
 
     def url(self, name: str, start: int, pos: int) -> int:
         """\\url{address} -> address, as it is written, unless it would read as LaTeX."""
@@ -735,51 +752,6 @@ RAW_MARK = "\x00"
 PUNCTUATION = {"'": "'", "-": "-", "~": " ", "&": " ", "``": "“", "''": "”", "`": "'", "--": "–", "---": "—"}
 
 
-def skip_group(source: Source, pos: int) -> int:
-    """The place after the group at `pos`, if one is there."""
-    start = skip_blanks(source.text, pos)
-    end = source.group_end(start) if source.text[start : start + 1] == "{" else -1
-    return end if end > 0 else pos
-
-
-def skip_option(source: Source, pos: int) -> int:
-    """The place after the option at `pos`, if one is there."""
-    start = skip_blanks(source.text, pos)
-    end = source.option_end(start) if source.text[start : start + 1] == "[" else -1
-    return end if end > 0 else pos
-
-
-def balanced(inner: str) -> str:
-    """A formula whose braces don't match, without those that lack a partner."""
-    out: list[str] = []
-    open_places: list[int] = []
-    pos = 0
-    for match in MATH_TOKEN.finditer(inner):
-        char = match[0]
-        if char == "{":
-            open_places.append(len(out) + 1)
-            out += [inner[pos : match.start()], "{"]
-        elif char == "}":
-            out += [inner[pos : match.start()], "}" if open_places else ""]
-            if open_places:
-                open_places.pop()
-        else:
-            continue
-        pos = match.end()
-    out.append(inner[pos:])
-    for place in open_places:
-        out[place] = ""
-    return "".join(out)
-
-
-def paired_dollars(inner: str) -> str:
-    """What stands in a formula, without its $ where they are odd in number."""
-    places = [match.start() for match in MATH_TOKEN.finditer(inner) if match[0] == "$"]
-    if len(places) % 2 == 0:
-        return inner
-    return "".join(inner[left + 1 : right] for left, right in pairwise([-1, *places, len(inner)]))
-
-
 def tidy(text: str) -> str:
     """Runs of blanks folded, lines stripped, at most one blank line between paragraphs; raw text untouched."""
     pieces = text.split(RAW_MARK)
@@ -814,7 +786,7 @@ def build_actions() -> dict[str, str | Handler]:
     actions.update(dict.fromkeys(REFS, Cleaner.reference))
     methods: dict[str, Handler] = {
         "label": Cleaner.label, "index": Cleaner.label, "glossary": Cleaner.label, "nocite": Cleaner.label, "item": Cleaner.item,
-        "appendix": Cleaner.kept, "footnote": Cleaner.footnote, "footnotetext": Cleaner.footnote, "href": Cleaner.href, "url": Cleaner.url,
+        "appendix": Cleaner.kept, "footnote": Cleaner.footnote, "footnotetext": Cleaner.footnote, "href": Cleaner.href, "texorpdfstring": Cleaner.texorpdfstring, "url": Cleaner.url,
         "path": Cleaner.url, "nolinkurl": Cleaner.url, "verb": Cleaner.verb, "lstinline": Cleaner.verb, "\\": Cleaner.line_break, "font": Cleaner.font, "hbox": Cleaner.box,
         "vbox": Cleaner.box, "vtop": Cleaner.box, "vcenter": Cleaner.box, "title": Cleaner.title_, "icmltitle": Cleaner.title_,
         "abstract": Cleaner.abstract_, "includegraphics": Cleaner.graphics, "epsfig": Cleaner.graphics, "psfig": Cleaner.graphics,

@@ -41,6 +41,8 @@ MAX_DEPTH = 40  # macros within macros; a chain that is longer calls itself
 MAX_PARAMETER_CHARS = 400  # of the parameter text of a \def
 
 CONTROL_IN_TEXT = re.compile(r"\\([A-Za-z]+|[\s\S])")  # elsewhere @ is no letter
+TELLING_ENVIRONMENTS = RAW_ENVIRONMENTS | {"document"}
+MAX_NAME_CHARS = 40  # of an environment
 PROGRAM = re.compile(
     r"\\(?:def|gdef|edef|xdef|expandafter|csname|newcommand|futurelet|relax|setlength|addtolength"
     r"|advance|if(?!f(?![A-Za-z])|mmode)[A-Za-z@]+|@[A-Za-z@]+|begingroup|global|catcode)(?![A-Za-z@])"
@@ -612,6 +614,9 @@ class Expander:
     def begin(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
         """\\begin of raw text copies it whole; of an author's environment around mathematics or a float, writes what it stands for."""
         text = source.text
+        if plain := self.plain_tag(text, pos):
+            out.append(text[start:plain])
+            return plain
         found = NAME_IN_BRACES.match(text, pos)
         if not found:
             out.append(text[start:pos])
@@ -636,6 +641,14 @@ class Expander:
         out.append("\\begin{" + inner + "}")
         return found.end()
 
+    def plain_tag(self, text: str, pos: int) -> int:
+        """The place after `{name}` at `pos` if that environment means nothing to us, as most do not; else 0."""
+        close = text.find("}", pos, pos + MAX_NAME_CHARS)
+        if close < 0 or text[pos] != "{":
+            return 0
+        name = text[pos + 1 : close]
+        return 0 if name in TELLING_ENVIRONMENTS or name in self.environments or not name.isalpha() else close + 1
+
     def opens_something(self, name: str) -> bool:
         """Whether an author's environment begins mathematics, a float or raw text, so that its name says less than its definition."""
         key = ("\\begin", name)
@@ -651,6 +664,9 @@ class Expander:
 
     def end(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
         """\\end of an author's environment; \\end{document} ends everything."""
+        if plain := self.plain_tag(source.text, pos):
+            out.append(source.text[start:plain])
+            return plain
         found = NAME_IN_BRACES.match(source.text, pos)
         if not found:
             if self.plain:

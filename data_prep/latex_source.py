@@ -7,6 +7,7 @@ is looked up in a table that is made once, and a mark that was not found is not 
 """
 
 import re
+from itertools import pairwise
 
 from data_prep.latex_tables import NOT_CONDITIONALS, RAW_ENVIRONMENTS, SKIPPED_ENVIRONMENTS
 
@@ -22,6 +23,7 @@ GROUP = re.compile(NESTED)
 OPTION = re.compile(rf"\[[^][{{}}\\]*(?:(?:{ESCAPED}|{NESTED}|\[[^][{{}}\\]*\])[^][{{}}\\]*)*\]")
 BLANKS = re.compile(r"\s*")
 CONDITIONAL = re.compile(r"\\(?:(if[A-Za-z@]*)|(else|or)|(fi))(?![A-Za-z@])")
+MATH_TOKEN = re.compile(r"\\[\s\S]|[{}$]")
 PERCENT = re.compile("%")
 COMMENT_OR_RAW = re.compile(r"%|\\begin\s*\{(" + "|".join(map(re.escape, sorted(RAW_ENVIRONMENTS))) + r")\}")
 COMMENT_LINES = re.compile(r"(?:[ \t]*%[^\n]*(?:\n|$))*")
@@ -273,3 +275,48 @@ def verb_end(text: str, pos: int) -> int:
         return pos
     close = text.find("}" if mark == "{" else mark, pos + 1, pos + NEAR_CHARS)
     return close + 1 if close >= 0 and "\n" not in text[pos:close] else pos
+
+
+def skip_group(source: Source, pos: int) -> int:
+    """The place after the group at `pos`, if one is there."""
+    start = skip_blanks(source.text, pos)
+    end = source.group_end(start) if source.text[start : start + 1] == "{" else -1
+    return end if end > 0 else pos
+
+
+def skip_option(source: Source, pos: int) -> int:
+    """The place after the option at `pos`, if one is there."""
+    start = skip_blanks(source.text, pos)
+    end = source.option_end(start) if source.text[start : start + 1] == "[" else -1
+    return end if end > 0 else pos
+
+
+def balanced(inner: str) -> str:
+    """A formula whose braces don't match, without those that lack a partner."""
+    out: list[str] = []
+    open_places: list[int] = []
+    pos = 0
+    for match in MATH_TOKEN.finditer(inner):
+        char = match[0]
+        if char == "{":
+            open_places.append(len(out) + 1)
+            out += [inner[pos : match.start()], "{"]
+        elif char == "}":
+            out += [inner[pos : match.start()], "}" if open_places else ""]
+            if open_places:
+                open_places.pop()
+        else:
+            continue
+        pos = match.end()
+    out.append(inner[pos:])
+    for place in open_places:
+        out[place] = ""
+    return "".join(out)
+
+
+def paired_dollars(inner: str) -> str:
+    """What stands in a formula, without its $ where they are odd in number."""
+    places = [match.start() for match in MATH_TOKEN.finditer(inner) if match[0] == "$"]
+    if len(places) % 2 == 0:
+        return inner
+    return "".join(inner[left + 1 : right] for left, right in pairwise([-1, *places, len(inner)]))

@@ -190,11 +190,10 @@ DROPPED: dict[str, str] = {
 # The first arguments of these go, what follows them is text.
 UNWRAPPED: dict[str, str] = {
     "textcolor": "om", "colorbox": "om", "fcolorbox": "omm", "parbox": "ooom", "raisebox": "moo", "makebox": "poo", "framebox": "poo",
-    "scalebox": "mo", "resizebox": "*mm", "hyperref": "o", "hyperlink": "m", "href": "om", "hypertarget": "m", "foreignlanguage": "m",
-    "fontsize": "mm", "rotatebox": "om", "texorpdfstring": "", "footnote": "", "adjustbox": "m", "shortstack": "o", "savebox": "moo",
-    "section": "o", "multicolumn": "mm", "multirow": "omom", "stepcounter": "m", "uppercase": "", "MakeUppercase": "", "selectfont": "",
+    "scalebox": "mo", "resizebox": "*mm", "hyperref": "o", "hyperlink": "m", "foreignlanguage": "m", "fontsize": "mm", "rotatebox": "om",
+    "adjustbox": "m", "adjustimage": "m", "shortstack": "o", "savebox": "moo", "multicolumn": "mm", "multirow": "omom", "put": "p", "makecell": "o",
     **dict.fromkeys(words("""emph textbf textit texttt textsc textsf textrm textup textmd textsl textnormal underline uline text mbox
-    fbox lowercase MakeLowercase textsuperscript textsubscript"""), ""), "put": "p", "makecell": "o", "adjustimage": "m", "textblockcolour": "m", "phantomsection": "", "ulined": "",
+    fbox uppercase lowercase MakeUppercase MakeLowercase textsuperscript textsubscript selectfont"""), ""),
 }  # fmt: skip
 
 # ---------------------------------------------------------------- commands that stay
