@@ -44,7 +44,7 @@ def help_text(script: str) -> str:
 
 def known_flags(words: list[str]) -> set[str]:
     text = help_text(words[0])
-    if len(words) > 1 and re.fullmatch(r"[a-z]+", words[1]) and re.search(rf"\b{words[1]}\b", text):
+    if len(words) > 1 and re.fullmatch(r"[a-z][a-z-]+", words[1]) and re.search(rf"\b{words[1]}\b", text):
         done = run_command(words[0], words[1], "--help")
         text += done.stdout
     return set(re.findall(r"--[a-z][a-z0-9-]*", text))
