@@ -726,6 +726,7 @@ def cross_entropy_and_gradients(
         for first in range(0, weight.shape[0], VOCAB_BLOCK):
             block = slice(first, first + VOCAB_BLOCK)
             d_weight[block] += d_logits[:, block].T @ hidden[part]
+        del softmax, d_logits  # else they would live until the next chunk's are made
     return loss, d_hidden, None if d_weight is None else d_weight.to(weight.dtype)
 
 

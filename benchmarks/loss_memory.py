@@ -6,11 +6,10 @@ example: python benchmarks/loss_memory.py --tokens 768 3072 --hidden 512
          python benchmarks/loss_memory.py --tokens 24576 --hidden 2048 --kinds chunked --repeats 1
 """
 
-import resource
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,51 +29,72 @@ def usual_loss(hidden: Any, weight: Any, labels: Any) -> Any:
     return torch.nn.functional.cross_entropy((hidden @ weight.T).float(), labels)
 
 
-def used_bytes(device: Any) -> int:
-    """Memory that this process (or, on a GPU, its tensors) takes now."""
+def tensor_bytes(compute: Callable[[], None]) -> int:
+    """The most bytes of tensors that are alive at once while `compute` runs, beside those that were there before.
+
+    A GPU's allocator would count the same. (A CPU process takes more: oneDNN packs a copy of the head for its products.)
+    """
     import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
 
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __init__(self) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]
+            self.now = self.most = 0
+            self.known: set[int] = set()
 
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            given = {t.untyped_storage().data_ptr() for t in args if isinstance(t, torch.Tensor)}
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, tuple | list) else [out]:
+                if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in given | self.known:
+                    self.count(tensor.untyped_storage())
+            return out
 
-def peak_bytes(device: Any) -> int:
-    """The most that it has ever taken."""
-    import torch
+        def count(self, storage: Any) -> None:
+            self.known.add(storage.data_ptr())
+            self.now += storage.nbytes()
+            self.most = max(self.most, self.now)
+            weakref.finalize(storage, self.forget, storage.data_ptr(), storage.nbytes())
 
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        def forget(self, pointer: int, num_bytes: int) -> None:
+            self.known.discard(pointer)
+            self.now -= num_bytes
+
+    with Alive() as alive:
+        compute()
+    return int(alive.most)
 
 
 def measure(kind: str, num_tokens: int, hidden_size: int, repeats: int) -> str:
-    """One row, in a process of its own because a peak never falls: kind, tokens, MB over the inputs, CPU seconds, loss."""
+    """One row: kind, tokens, MB of tensors beside the inputs, CPU seconds of the fastest repeat, loss."""
     import torch
 
     import train
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     generator = torch.Generator(device).manual_seed(0)
-    hidden = torch.randn(
-        (num_tokens, hidden_size), generator=generator, device=device, dtype=torch.bfloat16
-    ).requires_grad_()
+    shape = (num_tokens, hidden_size)
+    hidden = torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16).requires_grad_()
     weight = torch.empty(VOCAB, hidden_size, device=device, dtype=torch.bfloat16)
     weight.normal_(std=hidden_size**-0.5, generator=generator).requires_grad_()
     labels = torch.randint(VOCAB, (num_tokens,), generator=generator, device=device)
     loss_of = usual_loss if kind == "usual" else train.linear_cross_entropy
-    before_bytes = used_bytes(device)
-    seconds = []
-    for _ in range(repeats):
+    losses: list[float] = []
+    seconds: list[float] = []
+
+    def step() -> None:
         hidden.grad = weight.grad = None
         begun_s = time.process_time()
         loss = loss_of(hidden, weight, labels)
         loss.backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        losses.append(float(loss.detach()))  # waits for a GPU
         seconds.append(time.process_time() - begun_s)
-    megabytes = (peak_bytes(device) - before_bytes) / 1e6
-    return f"{kind:8} {num_tokens:7,} {megabytes:12,.0f} {min(seconds):12.2f} {float(loss.detach()):10.5f}"
+
+    most_bytes = tensor_bytes(step)
+    for _ in range(repeats - 1):
+        step()
+    return f"{kind:8} {num_tokens:7,} {most_bytes / 1e6:14,.0f} {min(seconds):12.2f} {losses[0]:10.5f}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,19 +107,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="which losses (default both)")
     parser.add_argument("--repeats", type=int, default=3, help="the fastest counts (default 3)")
-    parser.add_argument("--one", choices=KINDS, help="measure one row in this process and print it")
     args = parser.parse_args(argv)
-    if args.one:
-        print(measure(args.one, args.tokens[0], args.hidden, args.repeats))
-        return EXIT_DONE
-    print(
-        f"hidden {args.hidden}, vocabulary {VOCAB:,}, bf16\nloss      tokens  MB over in.  CPU seconds       loss",
-        flush=True,
-    )
+    print(f"hidden {args.hidden}, vocabulary {VOCAB:,}, bf16")
+    print("loss      tokens  MB of tensors  CPU seconds       loss", flush=True)
     for num_tokens in args.tokens:
         for kind in args.kinds:
-            sizes = ["--tokens", str(num_tokens), "--hidden", str(args.hidden), "--repeats", str(args.repeats)]
-            subprocess.run([sys.executable, __file__, "--one", kind, *sizes], check=True)
+            print(measure(kind, num_tokens, args.hidden, args.repeats), flush=True)
     return EXIT_DONE
 
 
