@@ -7,7 +7,7 @@ tokenization and the ids that end a text with the original's. An export that dif
 not left. (Where llama-cpp-python is not installed, the GGUF reader of transformers judges the logits only, and says so.)
 `hub` fills a model card from the records of data, training and evaluation, and refuses where they do not belong together.
 
-Needs, beside requirements.txt: gguf and for the full judgement llama-cpp-python; mlx[cpu] and mlx-lm; matplotlib for the card's picture.
+Needs, beside requirements.txt: gguf and llama-cpp-python (or accelerate, for the lesser judge); mlx[cpu] and mlx-lm; matplotlib for the card's picture.
 
 Examples:
     python export.py gguf --model runs/pretrain/hf --out kitefish-bf16.gguf --dataset dataset_train_val
@@ -434,13 +434,16 @@ def check_verdict(verdict: Verdict, wanted: Original, kind: str) -> None:
 def export_gguf(flags: Any) -> int:
     """The subcommand: write under a temporary name, judge, rename."""
     need_package("gguf", "gguf")
+    judge = judge_by_llama_cpp
+    if importlib.util.find_spec("llama_cpp") is None:
+        need_package("accelerate", "accelerate")  # the GGUF reader of transformers asks for it
+        judge = judge_by_transformers
     config = check_checkpoint(flags.model, flags.model)
     wanted = original(flags.model, flags.dataset, flags.num_slices, flags.seed)
     flags.out.parent.mkdir(parents=True, exist_ok=True)
     partial = flags.out.with_name(flags.out.name + ".partial")
     try:
         write_gguf(flags.model, config, flags.type, flags.name or flags.out.stem, partial)
-        judge = judge_by_llama_cpp if importlib.util.find_spec("llama_cpp") else judge_by_transformers
         check_verdict(judge(partial, wanted), wanted, flags.type)
         partial.replace(flags.out)
     finally:

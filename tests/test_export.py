@@ -1,5 +1,6 @@
 """export.py: that an export is the model it came from, in the runtime it is for, and that one that is not is deleted."""
 
+import importlib.util
 import json
 import re
 import shutil
@@ -22,6 +23,13 @@ from tests.tiny_checkpoint import ANSWER, CONVERSATION, QUESTION, tiny_checkpoin
 def need(package: str) -> Any:
     """An optional package, or a skip that says how to get it."""
     return pytest.importorskip(package, reason=f"{package} is an optional extra, see requirements-extra.txt")
+
+
+def need_gguf() -> None:
+    """gguf and a judge."""
+    need("gguf")
+    if importlib.util.find_spec("llama_cpp") is None:
+        need("accelerate")
 
 
 def copy_of_checkpoint(tmp_path: Path) -> Path:
@@ -92,13 +100,14 @@ def test_without_llama_cpp_transformers_judges_and_the_report_says_so(
     tmp_path: Path, without: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     need("gguf")
+    need("accelerate")
     without("llama_cpp")
     export_gguf(tmp_path / "m.gguf", "--type", "f32")
     assert "tokenization not judged (pip install llama-cpp-python)" in capsys.readouterr().err
 
 
 def test_the_same_checkpoint_gives_the_same_bytes_also_from_shards(tmp_path: Path) -> None:
-    need("gguf")
+    need_gguf()
     from transformers import AutoModelForCausalLM
 
     whole = export_gguf(tmp_path / "whole.gguf", "--name", "tiny").read_bytes()
@@ -113,7 +122,7 @@ def test_the_same_checkpoint_gives_the_same_bytes_also_from_shards(tmp_path: Pat
 
 
 def test_a_wrong_order_of_the_heads_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    need("gguf")
+    need_gguf()
     monkeypatch.setattr(export, "permute_heads", lambda weight, num_heads: weight)
     message = refusal(tmp_path / "m.gguf", "--type", "f32")
     assert "it was deleted" in message
@@ -133,7 +142,7 @@ def test_a_wrong_order_of_the_pieces_is_found(tmp_path: Path, monkeypatch: pytes
 
 
 def test_two_files_of_different_tokenizers_are_refused(tmp_path: Path) -> None:
-    need("gguf")
+    need_gguf()
     folder = copy_of_checkpoint(tmp_path)
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -153,7 +162,7 @@ def test_two_files_of_different_tokenizers_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_exported_is_refused(tmp_path: Path, change: Callable[[Path], object], message: str) -> None:
-    need("gguf")
+    need_gguf()
     folder = copy_of_checkpoint(tmp_path)
     change(folder)
     assert message in refusal(tmp_path / "m.gguf", model=folder)
@@ -167,7 +176,7 @@ def edit_config(folder: Path, **values: Any) -> None:
 def test_a_matrix_whose_rows_do_not_fill_a_block_stays_bfloat16(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    need("gguf")
+    need_gguf()
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
