@@ -353,7 +353,7 @@ def write_corpus(out: Path, decisions: Iterable[Decision]) -> tuple[Account, dic
 
 
 def merge(out: Path, folders: Sequence[Path], metadata_folder: Path, options: Options) -> dict[str, Any]:
-    """Write the corpus from finished shards; returns the manifest's figures. Memory: about 1,300 bytes per kept paper."""
+    """Write the corpus from finished shards; returns the manifest's figures. Memory: about 1,000 bytes per kept paper."""
     superseded, place_of = resolve_versions(folders)
     papers, signatures = gather(folders, superseded)
     clusters = cluster(signatures, papers.ids, papers.versions, Texts(folders, papers), threshold=options.jaccard)
