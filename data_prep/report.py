@@ -240,7 +240,8 @@ def reasons_table(manifest: Mapping[str, Any]) -> str:
 
 def tokens_sentence(folder: Path, manifest: Mapping[str, Any]) -> str:
     """Real tokens if the corpus is packed, else the estimate."""
-    counts = [json.loads(path.read_text()).get("num_tokens") for path in sorted((folder / "tokens").glob("*.json"))]
+    packed = [json.loads(path.read_text()) for path in sorted((folder / "tokens").glob("*.json"))]
+    counts = [facts.get("num_tokens") for facts in packed if facts.get("part") == "text"]  # parts repeat the text
     found = [count for count in counts if isinstance(count, int)]
     if found:
         return f"{sum(found):,} tokens"

@@ -119,8 +119,9 @@ def test_packed_tokens_replace_the_estimate(corpus: Path) -> None:
     manifest = json.loads((corpus / "manifest.json").read_text())
     assert "(estimated" in report.tokens_sentence(corpus, manifest)
     (corpus / "tokens").mkdir()
-    (corpus / "tokens/train-arxiv.json").write_text('{"num_tokens": 12000}')
-    (corpus / "tokens/val-arxiv.json").write_text('{"num_tokens": 345}')
+    (corpus / "tokens/train-arxiv.json").write_text('{"part": "text", "num_tokens": 12000}')
+    (corpus / "tokens/train-arxiv.prose.json").write_text('{"part": "prose", "num_tokens": 999}')
+    (corpus / "tokens/val-arxiv.json").write_text('{"part": "text", "num_tokens": 345}')
     assert report.tokens_sentence(corpus, manifest) == "12,345 tokens"
 
 
