@@ -4,7 +4,8 @@ In: a JSON-lines file and a tokenizer's folder. Out: one line each for bare enco
 wall time, on the same number of cores), their ratios, and the peak memory of packing the input once and --repeat times.
 
 Bare encoding has all texts in memory, its tokenizer loaded, and keeps nothing; packing reads and parses the file, starts its processes and
-loads the tokenizer in each, and writes tokens to the disk. Runs alternate, and the best of --rounds counts.
+loads the tokenizer in each, and writes tokens to the disk. Runs alternate, and the best of --rounds counts. What packing costs without its
+start is the difference between packing the input --repeat times over and once.
 """
 
 import sys
@@ -111,7 +112,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for label in ("encode_batch", "without places"):
         cpu, wall = best[label].cpu_s / best["packing"].cpu_s, fastest[label].wall_s / fastest["packing"].wall_s
         print(f"packing has {100 * cpu:.0f}% of the speed of {label} by CPU time, {100 * wall:.0f}% by wall time")
-    _, repeated_mb = pack_once(options.input, options.tokenizer, options.processes, options.repeat)
+    repeated, repeated_mb = pack_once(options.input, options.tokenizer, options.processes, options.repeat)
+    steady = Cost(*(more - once for more, once in zip(repeated, best["packing"], strict=True)))
+    print(steady.line("packing on"))
+    for label in ("encode_batch", "without places"):
+        share = steady.num_tokens / steady.cpu_s / (best[label].num_tokens / best[label].cpu_s)
+        print(
+            f"without its start (processes, tokenizers), packing has {100 * share:.0f}% of the speed of {label} by CPU time"
+        )
     print(
         f"peak memory of a packing process: {memory_mb:.0f} MB for the input, {repeated_mb:.0f} MB for {options.repeat} times the input"
     )

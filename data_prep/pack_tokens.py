@@ -119,7 +119,9 @@ def read_shard(shard: Shard) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, record
 
 
-def pack_shard(shard: Shard, folder: Path, parts: Sequence[str], grouped: bool) -> dict[Key, Packed]:
+def pack_shard(
+    shard: Shard, folder: Path, facts: TokenizerFacts, parts: Sequence[str], grouped: bool
+) -> dict[Key, Packed]:
     """Tokenize a shard: its documents by output, in the order of the lines. A record without prose is left out of that part."""
     texts: dict[Key, list[str]] = {}
     for where, record in read_shard(shard):
@@ -127,7 +129,7 @@ def pack_shard(shard: Shard, folder: Path, parts: Sequence[str], grouped: bool) 
             if text := checked_text(record, where, part):
                 group = group_of(record) if grouped and part == FULL_TEXT else ""
                 texts.setdefault(Key(source_name(record), part, group), []).append(text)
-    return {output: encode_documents(documents, folder) for output, documents in texts.items()}
+    return {output: encode_documents(documents, folder, facts) for output, documents in texts.items()}
 
 
 def source_name(record: Mapping[str, Any]) -> str:
@@ -135,9 +137,9 @@ def source_name(record: Mapping[str, Any]) -> str:
     return re.sub(r"[^A-Za-z0-9_+-]+", "_", str(record.get("source") or "data"))
 
 
-def encode_documents(texts: Sequence[str], folder: Path) -> Packed:
+def encode_documents(texts: Sequence[str], folder: Path, facts: TokenizerFacts) -> Packed:
     """BOS + text + EOS of each text."""
-    facts, encoder = tokenizer_facts(folder), load_encoder(folder)
+    encoder = load_encoder(folder, facts.fingerprint)
     bos, eos = (np.array([number], TOKEN_DTYPE) for number in (facts.bos_id, facts.eos_id))
     pieces: list[bytes] = []
     lengths = []
@@ -324,15 +326,15 @@ def finished(job: Job, identity: Mapping[str, Any]) -> list[TokenFile]:
 
 def packed_shards(job: Job, start: int, processes: int) -> Iterator[tuple[Shard, dict[Key, Packed]]]:
     """The shards from byte `start` on with their tokens, in the order of the input; at most 2 a process are under way."""
-    shards = cut_shards(job.input, start)
+    shards, facts = cut_shards(job.input, start), tokenizer_facts(job.tokenizer)
     if processes == 1:
-        yield from ((shard, pack_shard(shard, job.tokenizer, job.parts, job.grouped)) for shard in shards)
+        yield from ((shard, pack_shard(shard, job.tokenizer, facts, job.parts, job.grouped)) for shard in shards)
         return
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), start_worker, (os.getpid(),)) as pool:
         waiting: list[tuple[Shard, Future[dict[Key, Packed]]]] = []
         try:
             for shard in shards:
-                waiting.append((shard, pool.submit(pack_shard, shard, job.tokenizer, job.parts, job.grouped)))
+                waiting.append((shard, pool.submit(pack_shard, shard, job.tokenizer, facts, job.parts, job.grouped)))
                 if len(waiting) >= 2 * processes:
                     done, future = waiting.pop(0)
                     yield done, future.result()
