@@ -237,6 +237,9 @@ class Cleaner:
     def skip(self, signature: str, pos: int) -> int:
         """The place behind the arguments that `signature` names (see latex_tables.py)."""
         text = self.text
+        if signature == "m" and text[pos : pos + 1] == "{":  # most of all
+            end = self.source.group_end(pos)
+            return pos + 1 if end < 0 else end
         for letter in signature:
             start = skip_blanks(text, pos)
             char = text[start : start + 1]
@@ -766,6 +769,8 @@ def fold(text: str) -> str:
     text = text.replace("\t", " ")
     lines = [line if "  " not in line else " ".join(line.split()) for line in map(str.strip, text.split("\n"))]
     text = "\n".join(lines)
+    for newlines in ("\n" * 7, "\n" * 4, "\n" * 3):
+        text = text.replace(newlines, "\n\n")
     while "\n\n\n" in text:
         text = text.replace("\n\n\n", "\n\n")
     return text

@@ -71,6 +71,8 @@ class Macro:
     endless: bool = False  # calls itself
     cut: tuple[str | int, ...] | None = None
     is_program: bool | None = None
+    looked_at: int = -1  # the version of the definitions for which `inert` holds
+    inert: bool = False
 
     @property
     def program(self) -> bool:
@@ -223,7 +225,7 @@ class Expander:
             return text
         if depth > MAX_DEPTH:
             raise EndlessExpansion
-        source, active, ready, out, pos = Source(text), self.active, self.ready, list[str](), 0
+        source, active, ready, out, pos = Source(text), self.active, self.ready, [], 0
         tokens = (CONTROL if depth or self.letter_at else CONTROL_IN_TEXT).finditer(text)
         while True:
             for match in tokens:
@@ -352,6 +354,10 @@ class Expander:
         end = self.arguments_end if macro.spec else pos
         if macro.frozen:
             return macro.body, end
+        if arguments and self.is_inert(macro) and self.are_inert(arguments):
+            body = substitute(macro.pieces, arguments)
+            self.left_chars -= len(body)
+            return body, end
         key = (name, *arguments)
         found = self.cache.get(key)
         body = found[0] if found else substitute(macro.pieces, arguments)
@@ -370,10 +376,27 @@ class Expander:
                 self.ready[name] = (result, glue(result, "a") != "a")
         return result, end
 
+    def is_inert(self, macro: Macro) -> bool:
+        """Whether nothing in the body itself is a macro, so that it need not be looked through again."""
+        if macro.looked_at != self.version:
+            macro.looked_at = self.version
+            macro.inert = self.are_inert([piece for piece in macro.pieces if isinstance(piece, str)])
+        return macro.inert
+
+    def are_inert(self, texts: list[str]) -> bool:
+        """Whether no text holds a name that means something here."""
+        names = self.active.keys()
+        return all("\\" not in text or names.isdisjoint(CONTROL.findall(text)) for text in texts)
+
     def read_arguments(self, source: Source, macro: Macro, pos: int, arguments: list[str]) -> bool:
         """Fill `arguments` from `pos` by the macro's spec; `self.arguments_end` is then the place after them."""
-        text = source.text
         argument: str | None
+        if macro.spec == "m":  # most macros
+            argument, self.arguments_end = read_argument(source, pos)
+            if argument is not None:
+                arguments.append(argument)
+                return True
+        text = source.text
         if macro.ends and macro.ends[0]:
             pos = skip_blanks(text, pos)
             if not text.startswith(macro.ends[0], pos):
