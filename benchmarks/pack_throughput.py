@@ -113,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         cpu, wall = best[label].cpu_s / best["packing"].cpu_s, fastest[label].wall_s / fastest["packing"].wall_s
         print(f"packing has {100 * cpu:.0f}% of the speed of {label} by CPU time, {100 * wall:.0f}% by wall time")
     repeated, repeated_mb = pack_once(options.input, options.tokenizer, options.processes, options.repeat)
-    steady = Cost(*(more - once for more, once in zip(repeated, best["packing"], strict=True)))
+    once = best["packing"]
+    steady = Cost(repeated.wall_s - once.wall_s, repeated.cpu_s - once.cpu_s, repeated.num_tokens - once.num_tokens)
     print(steady.line("packing on"))
     for label in ("encode_batch", "without places"):
         share = steady.num_tokens / steady.cpu_s / (best[label].num_tokens / best[label].cpu_s)
