@@ -1,0 +1,98 @@
+# The stages that the recipes share, from sources to an exported model. A recipe's run.sh sets the variables and calls them by name.
+#
+# Needs: OUT (where everything lands), METADATA and SOURCES (what prepare reads), PREPARE, TOKENIZER_ROWS, CONFIG, DS_CONFIG, LAUNCH,
+# TRAIN (flags, as arrays); for sft SFT_DATA, SFT_LAUNCH and SFT. MODEL is the newest model of the road. Each stage goes on where it was killed, or says that it is done.
+
+say() { printf '\n== %s\n' "$*"; }
+
+# What --tiny changes: the sample instead of arXiv, one process on a CPU. Everything else is the recipe's own.
+tiny_road() {
+    METADATA=dataset_train_val/sample/metadata.jsonl
+    SOURCES=(dataset_train_val/sample/sources)
+    PREPARE=(--val-frac 0.1)
+    LAUNCH=(--num_gpus 1 --master_port "${MASTER_PORT:-29500}")
+    SFT_LAUNCH=(python)
+    SFT_DATA=(recipes/chat-sample)
+    export DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false WANDB_MODE=disabled
+}
+
+prepare() {
+    say "sources to text: $OUT/dataset"
+    python data_prep/prepare_dataset.py --metadata "$METADATA" --sources "${SOURCES[@]}" --out "$OUT/dataset" "${PREPARE[@]}"
+}
+
+tokenizer() { # NUM_PIECES [ROWS]: pieces of the tokenizer, rows of the embedding
+    say "text to tokenizer: $OUT/tokenizer"
+    [ -f "$OUT/tokenizer/tokenizer.json" ] ||
+        python data_prep/train_tokenizer.py --input "$OUT/dataset/train.jsonl" --vocab-size "$1" --pad-to "${2:-$1}" --out "$OUT/tokenizer"
+}
+
+pack() {
+    say "text to tokens: $OUT/dataset/tokens"
+    python data_prep/pack_tokens.py --dataset "$OUT/dataset" --tokenizer "$OUT/tokenizer"
+}
+
+train() {
+    say "tokens to model: $OUT/hf"
+    deepspeed "${LAUNCH[@]}" train.py --config "$CONFIG" --deepspeed-config "$DS_CONFIG" \
+        --dataset "$OUT/dataset" --tokenizer "$OUT/tokenizer" --out "$OUT" "${TRAIN[@]}"
+    MODEL=$OUT/hf
+}
+
+sft() {
+    say "conversations to a model that answers: $OUT/sft/hf"
+    if python -c "import trl, peft" 2> /dev/null; then
+        "${SFT_LAUNCH[@]}" posttrain.py sft --model "$MODEL" --data "${SFT_DATA[@]}" --out "$OUT/sft" "${SFT[@]}"
+        MODEL=$OUT/sft/hf
+    else
+        echo "left out: the packages trl and peft are not installed (pip install trl peft)"
+    fi
+}
+
+evaluate() {
+    say "bits per byte on papers that training never saw: ${MODEL%hf}val.json"
+    python evaluate.py perplexity --model "$MODEL" --dataset "$OUT/dataset" --out "${MODEL%hf}val.json"
+}
+
+write() {
+    say "a few lines from the model"
+    python generate.py --model "$MODEL" --prompt "Let \$p\$ be a prime number. Then" --max-new-tokens 60 --seed 0
+}
+
+chat() {
+    say "a question to the model"
+    python generate.py --model "$MODEL" --chat --prompt "What is a prime number?" --max-new-tokens 60 --temperature 0
+}
+
+# Exports need the packages of requirements-extra.txt; what is not installed is said and left out.
+export_gguf() { # TYPE
+    say "llama.cpp: $OUT/$NAME-$1.gguf"
+    if python -c "import gguf, accelerate" 2> /dev/null; then
+        python export.py gguf --model "$MODEL" --out "$OUT/$NAME-$1.gguf" --type "$1" --name "$NAME" --dataset "$OUT/dataset" --num-slices 10000
+    else
+        echo "left out: the packages gguf and accelerate are not installed (pip install gguf accelerate)"
+    fi
+}
+
+export_mlx() { # BITS
+    say "MLX: $OUT/$NAME-mlx-$1bit"
+    if [ -d "$OUT/$NAME-mlx-$1bit" ]; then
+        echo "done before"
+    elif python -c "import mlx_lm" 2> /dev/null; then
+        python export.py mlx --model "$MODEL" --out "$OUT/$NAME-mlx-$1bit" --bits "$1" --dataset "$OUT/dataset" --num-slices 10000
+    else
+        echo "left out: the packages mlx and mlx-lm are not installed (pip install 'mlx[cpu]' mlx-lm)"
+    fi
+}
+
+export_hub() {
+    say "a folder to publish: $OUT/$NAME"
+    if [ -d "$OUT/$NAME" ]; then
+        echo "done before"
+    elif python -c "import matplotlib" 2> /dev/null; then
+        python export.py hub --model "$MODEL" --out "$OUT/$NAME" --dataset "$OUT/dataset" --metrics "$OUT/metrics.jsonl" \
+            --evaluation "${MODEL%hf}val.json" --licence "$LICENCE"
+    else
+        echo "left out: the package matplotlib is not installed (pip install matplotlib)"
+    fi
+}
