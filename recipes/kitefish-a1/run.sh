@@ -6,6 +6,7 @@
 # When it last came true: the full run never, not by us. `run.sh --tiny` (the same stages on a CPU with the sample and
 #   config-tiny.json; 2 minutes of CPU time, 30 MB): 2026-11-21, 2.44 bits per byte.
 #   METADATA=arxiv/metadata.jsonl SOURCES=arxiv/tars recipes/kitefish-a1/run.sh
+# With OpenWebMath packed in dataset_train_val/openwebmath, Table 1 of the paper: MIXTURE=recipes/kitefish-a1/mixture.json before it.
 # Killed at any moment, the same command goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -20,6 +21,7 @@ PIECES=102400
 CONFIG=recipes/$NAME/config.json DS_CONFIG=recipes/$NAME/ds_config.json
 LAUNCH=()
 TRAIN=(--checkpoint-layers auto) # all else is train.py's default, which is this run's
+[ -z "${MIXTURE:-}" ] || TRAIN+=(--mixture "$MIXTURE")
 
 if [ "${1:-}" = --tiny ]; then
     OUT=${OUT}-tiny CONFIG=recipes/$NAME/config-tiny.json PIECES=4096
