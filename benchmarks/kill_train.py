@@ -8,7 +8,7 @@ hit one; a STOP file hits none. Before some starts the newest checkpoint is dama
 or removed, a manifest spoilt. When a run comes to its end before all that was done, another one begins. --minutes
 ends the work early; the same command goes on.
 
-example: python benchmarks/kill_train.py --folder /tmp/kill --kills 50 --minutes 4
+example: python benchmarks/kill_train.py --folder runs/kill --kills 50 --minutes 4
 """
 
 import hashlib
