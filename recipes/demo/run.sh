@@ -25,11 +25,14 @@ say "4/7 text to tokens: $OUT/dataset/tokens and $OUT/web/tokens"
 python data_prep/pack_tokens.py --dataset $OUT/dataset --tokenizer $OUT/tokenizer
 python data_prep/pack_tokens.py --dataset $OUT/web --tokenizer $OUT/tokenizer
 
-say "5/7 tokens to model: $OUT/hf"
-deepspeed --num_gpus 2 train.py --config recipes/demo/config.json --mixture recipes/demo/mixture.json \
-    --dataset $OUT/dataset --tokenizer $OUT/tokenizer --out $OUT \
-    --steps 120 --warmup-steps 10 --lr 2e-3 --seq-len 256 --micro-batch 4 --accumulation 2 \
-    --log-every 10 --eval-every 30 --eval-sequences 64 --save-every 20 --keep 2 --wandb off
+RUN=(--config recipes/demo/config.json --mixture recipes/demo/mixture.json
+    --dataset $OUT/dataset --tokenizer $OUT/tokenizer --out $OUT
+    --steps 120 --warmup-steps 10 --lr 2e-3 --seq-len 256 --micro-batch 4 --accumulation 2
+    --log-every 10 --eval-every 30 --eval-sequences 64 --save-every 20 --keep 2 --wandb off)
+
+say "5/7 tokens to model: $OUT/hf; first what the run would cost on GPUs"
+python train.py --plan "${RUN[@]}"
+deepspeed --num_gpus 2 train.py "${RUN[@]}"
 
 say "6/7 bits per byte on the papers that training never saw"
 python evaluate.py perplexity --model $OUT/hf --dataset $OUT/dataset
