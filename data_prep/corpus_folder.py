@@ -26,7 +26,6 @@ SHARDS, STAMP, LOCK, TURN = "shards", "run.json", "lock", "turn"
 NO_BYTES = {"cli", "corpus_folder", "engines"}  # modules that decide no byte of the output
 HERE = Path(__file__).resolve().parent
 IMPORT = re.compile(r"(?m)^ *from data_prep\.(\w+) import ")
-CHARS_PER_TOKEN = 3.0  # of cleaned LaTeX, for estimates; packing counts the real tokens
 PACKAGES = ("numpy", "langdetect")  # whose versions can change a byte of the output
 
 

@@ -24,7 +24,6 @@ OPTION = re.compile(rf"\[[^][{{}}\\]*(?:(?:{ESCAPED}|{NESTED}|\[[^][{{}}\\]*\])[
 BLANKS = re.compile(r"\s*")
 CONDITIONAL = re.compile(r"\\(?:(if[A-Za-z@]*)|(else|or)|(fi))(?![A-Za-z@])")
 MATH_TOKEN = re.compile(r"\\[\s\S]|[{}$]")
-PERCENT = re.compile("%")
 COMMENT_OR_RAW = re.compile(r"%|\\begin\s*\{(" + "|".join(map(re.escape, sorted(RAW_ENVIRONMENTS))) + r")\}")
 COMMENT_LINES = re.compile(r"(?:[ \t]*%[^\n]*(?:\n|$))*")
 URL_ON_LINE = re.compile(r"\\(?:url|path|href|nolinkurl|burl|doi)\s*(?:\[[^]\n]*\]\s*)?\{([^{}\n]*)$")

@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.cli import atomic_write
-from data_prep.corpus_folder import CHARS_PER_TOKEN, REJECTS, TRAIN, VAL
+from data_prep.corpus_folder import REJECTS, TRAIN, VAL
 from data_prep.dedup import SIGNATURE, Clusters, Leak, cluster, leak, split_of
 from data_prep.metadata import MetadataIndex
-from data_prep.records import REASONS, Rejection, json_line
+from data_prep.records import CHARS_PER_TOKEN, REASONS, Rejection, json_line
 from data_prep.shards import INDEX, ITEMS, RECORDS
 
 # The funnel: stages in the paper's order, with the reasons that each can give. Every reason stands in one stage.

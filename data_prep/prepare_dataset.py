@@ -26,8 +26,9 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: import from the repository root
 
 from data_prep.cli import EXIT_DONE, Parser, UserError, duration, need_file, run
-from data_prep.corpus_folder import CHARS_PER_TOKEN, MANIFEST, SHARDS, TIMINGS, VAL, Settings
+from data_prep.corpus_folder import MANIFEST, SHARDS, TIMINGS, VAL, Settings
 from data_prep.filters import Limits, limit_flags
+from data_prep.records import CHARS_PER_TOKEN
 
 if TYPE_CHECKING:
     from data_prep.corpus import Plan
