@@ -925,10 +925,7 @@ def deepspeed_config(settings: Settings, batches: Batches) -> dict[str, Any]:
                 f"{path} says {key} {config[key]}, the run's settings say {value}; remove the key, train.py sets it"
             )
     stage = config.get("zero_optimization", {}).get("stage", 0)
-    if stage not in (
-        1,
-        2,
-    ):  # 0: DeepSpeed 0.19.8 would keep no fp32 copy of the weights; 3: the head's weight would not be there
+    if stage not in (1, 2):  # DeepSpeed 0.19.8 sums gradients in bf16 in stage 0; in 3 the head's weight is not there
         raise UserError(f"{path} says ZeRO stage {stage}; 1 or 2 is needed")
     if stage == 1 and settings.skip_outliers:
         raise UserError(f"{path} says ZeRO stage 1; --skip-outliers needs stage 2")
