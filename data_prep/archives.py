@@ -75,6 +75,9 @@ SKIPPED = any_of(
     """,
     r"\.{}(?:\.gz)?$",
 )
+PLAIN_PATH = re.compile(  # no part is empty or begins with a dot
+    r"(?:(?![./])[^/\\\0]{1,200}/){0,4}(?![./])[^/\\\0]{1,200}"
+)
 MAC_LITTER = re.compile(r"(?:^|/)(?:\._[^/]*|\.DS_Store|__MACOSX/.*)$")  # AppleDouble files and their like
 
 # Magic numbers at the start of a file; gzip, zip and tar are told apart by `sniff`.
@@ -523,6 +526,9 @@ def open_nested(archive: Archive) -> bool:
 
 def member_name(folder: str, name: str) -> str:
     """A member's name below `folder`, without leading slashes and with '.' and '..' resolved: '../a/./b' -> 'a/b'."""
+    path = f"{folder}/{name}" if folder else name
+    if PLAIN_PATH.fullmatch(path):  # most names
+        return path
     name = name[:MAX_NAME_CHARS].replace("\\", "/").lstrip("/")
     return posixpath.normpath(posixpath.join("/", folder, name)).lstrip("/")
 

@@ -410,7 +410,7 @@ class Flattener:
             self.look(end - brace if end >= 0 else MAX_DEFINITION_CHARS)
             if end < 0:
                 continue
-            if hit.command not in (*LOADING, "endinput") and len(self.macros) < MAX_MACROS:
+            if hit.command not in LOADING and hit.command != "endinput" and len(self.macros) < MAX_MACROS:
                 self.macros[name] = Macro(arguments, text[brace + 1 : end])
                 self.pattern = command_pattern((*self.macros, *self.aliases))
             return end + 1

@@ -27,7 +27,7 @@ from typing import NamedTuple
 from unicodedata import normalize
 
 from data_prep.cli import Parser, Progress, UserError, atomic_write, need_file, run
-from data_prep.latex_macros import Expander
+from data_prep.latex_macros import MAX_NAME_CHARS, Expander
 from data_prep.latex_source import (
     MATH_TOKEN,
     Source,
@@ -66,6 +66,7 @@ from data_prep.records import Rejection, json_line, read_jsonl
 
 MAX_NESTING = 30  # of footnotes in headings in footnotes …; deeper ones are unwrapped
 MIN_LETTERS = 20  # a text with fewer holds nothing
+LETTERS = re.compile(rf"(?:[\W\d_]*[^\W\d_]){{{MIN_LETTERS}}}")
 EXCERPT_OF_TEXT_CHARS = 2_000  # are looked at for letters
 EXCERPT_CHARS = 60
 
@@ -111,6 +112,7 @@ STEP = re.compile(  # what is copied as it stands, and the first thing behind it
 )
 AFTER_WORD = re.compile(r"[ \t]*")
 NAME = re.compile(r"\s*\{\s*([^{}\\$%&#~]*?)\s*\}")
+RUN_OF_BLANKS = re.compile("  +")
 PARAGRAPH = re.compile(r"\n[ \t]*\n")
 IN_MATH = re.compile(
     rf"\\(?=[bleinpxr])(?:({LOOK_IN_MATH})(?![A-Za-z@])|begin\s*\{{({'|'.join(sorted(REMOVED_IN_MATH))})\}})"
@@ -123,6 +125,7 @@ AMOUNT = rf"(?:\\magstep(?:half|\s*\d)|{REGISTER}|{NUMBER}(?:\s*(?:true\s*)?{UNI
 LENGTH = re.compile(  # '2pt plus 1pt', '=\\hsize', ' to 3cm', 'height 0pt depth 1pt', a bare number, or nothing
     rf"(?:\s*=?\s*{AMOUNT})?(?:\s*(?:plus|minus|by|to|height|width|depth|spread)\s*{AMOUNT})*"
 )
+ONE_MANDATORY = frozenset(("m", "om", "oom", "*om", "*oom"))  # of the signatures of latex_tables.py
 PAIR = re.compile(r"\s*\([^()\n]{0,80}\)")
 BOX_SIZE = re.compile(r"\s*(?:to|spread)\s*(?:[-\d.,]*\s*(?:true\s*)?(?:pt|cm|mm|in|em|ex|pc)|[\d.]*\\[a-z]+)")
 LETTER_BEHIND_ACCENT = re.compile(
@@ -171,33 +174,33 @@ class Cleaner:
         outer, self.out = self.out, []
         text, step, actions, out = self.text, STEP.match, ACTIONS, self.out
         while match := step(text, pos, end):
-            name = match[1]
-            if name is None:
-                char = match[2]
-                start, stop = match.end() - len(char or ""), match.end()
+            name, char = match.groups()
+            stop = match.end()
+            if name is not None:
+                start = stop - len(name) - 1
+                if start > pos:
+                    out.append(text[pos:start])
+                action = actions.get(name)
+                if action is None:
+                    pos = self.unknown(name, stop)
+                elif action.__class__ is str:
+                    out.append(action)
+                    pos = AFTER_WORD.match(text, stop).end() if name.isalpha() else stop  # type: ignore[union-attr]
+                elif (pos := action(self, name, start, stop)) > end:  # type: ignore[operator]
+                    pos = end
+            elif char is None:
+                if stop > pos:
+                    out.append(text[pos:stop])
+                break
+            else:
+                start = stop - len(char)
                 if start > pos:
                     out.append(text[pos:start])
                 pos = stop
                 if char == "$":
                     pos = min(self.dollar(start, end), end)
-                elif char is None:
-                    break
                 elif char not in "{}":
                     out.append(PUNCTUATION[char])
-                continue
-            start = match.start(1) - 1
-            if start > pos:
-                out.append(text[pos:start])
-            pos = match.end()
-            action = actions.get(name)
-            if action is None:
-                pos = self.unknown(name, pos)
-            elif action.__class__ is str:
-                out.append(action)
-                if name.isalpha():
-                    pos = AFTER_WORD.match(text, pos).end()  # type: ignore[union-attr]
-            else:
-                pos = min(action(self, name, start, pos), end)  # type: ignore[operator]
         self.out = outer
         return "".join(out)
 
@@ -237,12 +240,16 @@ class Cleaner:
     def skip(self, signature: str, pos: int) -> int:
         """The place behind the arguments that `signature` names (see latex_tables.py)."""
         text = self.text
-        if signature == "m" and text[pos : pos + 1] == "{":  # most of all
+        char = text[pos : pos + 1]
+        if char == "{" and signature in ONE_MANDATORY:  # most of all
             end = self.source.group_end(pos)
             return pos + 1 if end < 0 else end
         for letter in signature:
-            start = skip_blanks(text, pos)
+            start = pos
             char = text[start : start + 1]
+            if char.isspace():
+                start = skip_blanks(text, pos)
+                char = text[start : start + 1]
             if letter == "m":
                 if char == "{":
                     end = self.source.group_end(start)
@@ -292,14 +299,18 @@ class Cleaner:
 
     def unwrapped(self, name: str, start: int, pos: int) -> int:
         """The first arguments go, the text that follows stays."""
-        pos = self.skip(UNWRAPPED[name], pos)
-        self.note(f"wrapper \\{name}", start, pos)
-        return AFTER_WORD.match(self.text, pos).end()  # type: ignore[union-attr]
+        signature = UNWRAPPED[name]
+        if signature:
+            pos = self.skip(signature, pos)
+        if self.explain is not None:
+            self.note(f"wrapper \\{name}", start, pos)
+        return pos if self.text[pos : pos + 1] == "{" else AFTER_WORD.match(self.text, pos).end()  # type: ignore[union-attr]
 
     def label(self, name: str, start: int, pos: int) -> int:
         """A label or index entry goes, with the blanks before it where a mark of punctuation follows."""
         pos = self.skip("om", pos)
-        self.note(f"command \\{name}", start, pos)
+        if self.explain is not None:
+            self.note(f"command \\{name}", start, pos)
         if self.text[pos : pos + 1] in (",", ".", ";", ":", ")"):
             self.trim()
         return pos
@@ -576,10 +587,10 @@ class Cleaner:
 
     def begin(self, name: str, start: int, pos: int) -> int:
         """\\begin{…}: mathematics and raw text are copied, floats and references go, layout is unwrapped, structure stays."""
-        found = NAME.match(self.text, pos)
-        if not found:
+        inner, after = self.environment_name(pos)
+        if after == pos:
             return pos
-        inner, pos = found[1], found.end()
+        pos = after
         bare = inner.removesuffix("*")
         if bare in MATH_ENVIRONMENTS:
             return self.math_environment(inner, pos)
@@ -601,17 +612,25 @@ class Cleaner:
 
     def end(self, name: str, start: int, pos: int) -> int:
         """\\end of what stayed stays, of what was unwrapped goes."""
-        found = NAME.match(self.text, pos)
-        if not found:
+        inner, after = self.environment_name(pos)
+        if after == pos:
             return pos
-        inner = found[1]
         if (
             inner not in WRAPPERS
             and inner not in REMOVED_ENVIRONMENTS
             and inner.removesuffix("*") not in MATH_ENVIRONMENTS
         ):
             self.out.append(f"\\end{{{inner}}}")
-        return found.end()
+        return after
+
+    def environment_name(self, pos: int) -> tuple[str, int]:
+        """(the name in braces at `pos`, the place after it); ("", pos) where none is."""
+        text = self.text
+        close = text.find("}", pos, pos + MAX_NAME_CHARS)
+        if close > 0 and text[pos] == "{" and (inner := text[pos + 1 : close]).removesuffix("*").isalnum():
+            return inner, close + 1
+        found = NAME.match(text, pos)
+        return (found[1], found.end()) if found else ("", pos)
 
     def environment_end(self, name: str, pos: int) -> int:
         """The place after the next \\end{name}, or -1."""
@@ -757,23 +776,27 @@ PUNCTUATION = {"'": "'", "-": "-", "~": " ", "&": " ", "``": "“", "''": "”",
 
 def tidy(text: str) -> str:
     """Runs of blanks folded, lines stripped, at most one blank line between paragraphs; raw text untouched."""
-    pieces = text.split(RAW_MARK)
-    if len(pieces) == 1:
+    if RAW_MARK not in text:
         return fold(text).strip()
+    pieces = text.split(RAW_MARK)
     pieces[::2] = [fold(piece) for piece in pieces[::2]]
     return "".join(pieces).strip()
 
 
 def fold(text: str) -> str:
     """`tidy` of text that holds no raw text."""
-    text = text.replace("\t", " ")
-    lines = [line if "  " not in line else " ".join(line.split()) for line in map(str.strip, text.split("\n"))]
-    text = "\n".join(lines)
-    for newlines in ("\n" * 7, "\n" * 4, "\n" * 3):
-        text = text.replace(newlines, "\n\n")
-    while "\n\n\n" in text:
-        text = text.replace("\n\n\n", "\n\n")
-    return text
+    text = "\n".join(map(str.strip, text.replace("\t", " ").split("\n")))
+    if "  " in text:
+        text = RUN_OF_BLANKS.sub(" ", text)
+    paragraphs = text.split("\n\n")
+    last = len(paragraphs) - 1
+    return "\n\n".join(
+        [
+            kept
+            for number, paragraph in enumerate(paragraphs)
+            if (kept := paragraph.lstrip("\n") if number else paragraph) or number in (0, last)
+        ]
+    )
 
 
 def build_actions() -> dict[str, str | Handler]:
@@ -814,7 +837,9 @@ def clean_latex(
     Pure; raises nothing; time is linear in the length of `source`. Captions of figures and tables become paragraphs with
     `keep_captions`. Every removal is appended to `explain`, in the order of the source.
     """
-    source = source.replace("\r\n", "\n").replace("\r", "\n").replace(RAW_MARK, "")
+    if "\r" in source:
+        source = source.replace("\r\n", "\n").replace("\r", "\n")
+    source = source.replace(RAW_MARK, "")
     uncommented: list[tuple[int, int]] | None = None if explain is None else []
     text = strip_comments(source, uncommented)
     expander = Expander(len(text))
@@ -829,7 +854,7 @@ def clean_latex(
     cleaned = tidy(cleaner.prose(0, len(body)))
     if explain is not None and uncommented is not None:
         explain += removals(source, text, start, uncommented, expander, cleaner)
-    if sum(map(str.isalpha, cleaned[:EXCERPT_OF_TEXT_CHARS])) < MIN_LETTERS:
+    if not LETTERS.match(cleaned, 0, EXCERPT_OF_TEXT_CHARS):
         return Rejection("no-text", f"{len(cleaned)} characters are left of {len(source)}")
     title = cleaner.title or front_text(expander, "title") or front_text(expander, "icmltitle")
     parts = find_parts(cleaned)

@@ -49,6 +49,7 @@ PROGRAM = re.compile(
 )
 IN_BOTH_MODES = re.compile(r"\\ifmmode\s*((?:(?!\\(?:else|fi|if)).)*)\\else\s*\$[^$]*\$\s*\\fi(?![A-Za-z@])", re.S)
 DEFINES = re.compile(r"\\(?:[gex]?def|newcommand|let|begin\{document)(?![A-Za-z@])")
+TAGS = frozenset(("begin", "end"))
 CLOSED = frozenset("{}()[]^_$,.;:=+-*/|<>!&0123456789")  # behind these a macro is no argument of a command
 PARAMETER = re.compile(r"#(#|\d)")
 FRONT_MATTER = frozenset(("title", "abstract", "author", "icmltitle"))
@@ -70,6 +71,8 @@ class Macro:
     frozen: bool = False  # a \let to what TeX itself knows: not looked at again
     endless: bool = False  # calls itself
     cut: tuple[str | int, ...] | None = None
+    template: str | None = None
+    order: tuple[int, ...] = ()
     is_program: bool | None = None
     looked_at: int = -1  # the version of the definitions for which `inert` holds
     inert: bool = False
@@ -90,8 +93,19 @@ class Macro:
     def pieces(self) -> tuple[str | int, ...]:
         """The body cut at its parameters: text, number, text, ..., text."""
         if self.cut is None:
-            self.cut = cut_body(IN_BOTH_MODES.sub(r"\\ensuremath{\1}", self.body))
+            body = self.body
+            self.cut = cut_body(IN_BOTH_MODES.sub(r"\\ensuremath{\1}", body) if "\\ifmmode" in body else body)
+            self.template, self.order = make_template(self.cut)
         return self.cut
+
+    def filled(self, arguments: list[str]) -> str:
+        """The body with its arguments in place."""
+        pieces = self.pieces
+        if len(pieces) == 1:
+            return str(pieces[0])
+        if self.template is None or len(arguments) < self.order[-1]:
+            return substitute(pieces, arguments)
+        return self.template % tuple([arguments[number] for number in self.order[:-1]])
 
 
 def cut_body(body: str) -> tuple[str | int, ...]:
@@ -111,6 +125,25 @@ def cut_body(body: str) -> tuple[str | int, ...]:
     return tuple(pieces)
 
 
+def make_template(pieces: tuple[str | int, ...]) -> tuple[str | None, tuple[int, ...]]:
+    """A format string for the body and the arguments that go into it, by place, then how many there must be.
+
+    None where a control word could run into a letter behind it, so that `substitute` has to look.
+    """
+    numbers = [piece - 1 for piece in pieces if isinstance(piece, int)]
+    texts = [piece for piece in pieces if isinstance(piece, str)]
+    if (
+        -1 in numbers
+        or any(map(LENGTHENS.match, texts[1:]))
+        or "" in texts[1:-1]
+        or any(map(ENDS_IN_WORD.search, texts[:-1]))
+    ):
+        return None, ()
+    return "%s".join(text.replace("%", "%%") for text in texts), (*numbers, max(numbers, default=-1) + 1)
+
+
+LENGTHENS = re.compile(r"[A-Za-z@]")
+ENDS_IN_WORD = re.compile(r"\\[A-Za-z@]+\Z")
 OPENS_SOMETHING = re.compile(
     r"\\\[|\$\$|\\begin\s*\{(?:"
     + "|".join(
@@ -163,6 +196,7 @@ class Expander:
         self.letter_at = False
         self.warnings: list[str] = []
         self.cache: dict[tuple[str, ...], tuple[str, str]] = {}
+        self.plain_tags: set[str] = set()  # "{name}" of environments that mean nothing here
         self.version = 0
         self.ready: dict[
             str, tuple[str, bool]
@@ -225,48 +259,59 @@ class Expander:
             return text
         if depth > MAX_DEPTH:
             raise EndlessExpansion
-        source, active, ready, out, pos = Source(text), self.active, self.ready, [], 0
-        tokens = (CONTROL if depth or self.letter_at else CONTROL_IN_TEXT).finditer(text)
+        source, active, ready, out, pos = Source(text), self.active, self.ready, list[str](), 0
+        noting = depth == 0 and self.places is not None
+        letter_at = bool(depth) or self.letter_at
+        tokens = (CONTROL if letter_at else CONTROL_IN_TEXT).finditer(text)
         while True:
             for match in tokens:
                 name = match[1]
                 if name not in active:
                     continue
-                start = match.start()
-                if (
-                    name not in ready
-                    or len(ready[name][0]) > self.left_chars
-                    or (start and text[start - 1] not in CLOSED and behind_taker(text, start))
-                ):
-                    break
-                out.append(
-                    text[pos:start]
-                )  # most uses: no arguments, expanded before, nothing near that it could touch
-                pos = match.end()
-                while text[pos : pos + 1] in (" ", "\t"):
-                    pos += 1
-                result, ends_in_word = ready[name]
-                out.append(result + " " if ends_in_word and text[pos : pos + 1].isalpha() else result)
-                self.left_chars -= len(result)
-                if depth == 0 and self.places is not None:
+                start, end = match.span()
+                if start < pos:  # within what the last action read
+                    if end > pos:
+                        break
+                    continue
+                if name in TAGS:  # most environments mean nothing here
+                    close = text.find("}", end, end + MAX_NAME_CHARS)
+                    if text[end : close + 1] in self.plain_tags:
+                        continue
+                elif (
+                    name in ready
+                    and len(ready[name][0]) <= self.left_chars
+                    and (not start or text[start - 1] in CLOSED or not behind_taker(text, start))
+                ):  # most uses: no arguments, expanded before, nothing near that it could touch
+                    out.append(text[pos:start])
+                    pos = end
+                    while text[pos : pos + 1] in (" ", "\t"):
+                        pos += 1
+                    result, ends_in_word = ready[name]
+                    out.append(result + " " if ends_in_word and text[pos : pos + 1].isalpha() else result)
+                    self.left_chars -= len(result)
+                    if noting:
+                        self.note_place(out, pos)
+                    continue
+                if start > pos:
+                    out.append(text[pos:start])
+                action = active[name]
+                if isinstance(action, Macro):
+                    pos = self.macro(source, name, action, end, start, out, depth)
+                else:
+                    pos = action(self, source, name, end, start, out, depth)
+                if noting:
                     self.note_place(out, pos)
+                    if name in TELLING:
+                        self.notes.append((f"{TELLING[name]} \\{name}", start, pos))
+                if self.ended or (self.tail and depth):
+                    return "".join(out)
+                if pos > end + NEAR_CHARS or (self.letter_at != letter_at and not depth):
+                    break
             else:
                 out.append(text[pos:])
                 return "".join(out)
-            if start > pos:
-                out.append(text[pos:start])
-            action, pos = active[name], match.end()
-            if isinstance(action, Macro):
-                pos = self.macro(source, name, action, pos, start, out, depth)
-            else:
-                pos = action(self, source, name, pos, start, out, depth)
-            if depth == 0 and self.places is not None:
-                self.note_place(out, pos)
-                if name in TELLING:
-                    self.notes.append((f"{TELLING[name]} \\{name}", start, pos))
-            if self.ended or (self.tail and depth):
-                return "".join(out)
-            tokens = (CONTROL if depth or self.letter_at else CONTROL_IN_TEXT).finditer(text, pos)
+            letter_at = bool(depth) or self.letter_at
+            tokens = (CONTROL if letter_at else CONTROL_IN_TEXT).finditer(text, pos)
 
     def note_place(self, out: list[str], pos: int) -> None:
         """Remember, for --explain, that the text from `pos` on comes behind what `out` holds."""
@@ -291,11 +336,10 @@ class Expander:
         if not macro.spec:
             while text[end : end + 1] in (" ", "\t"):
                 end += 1
-        before = out[-1] if out else ""
         if len(result) > 1 and start and text[start - 1] not in CLOSED and behind_taker(text, start):
             result = "{" + result + "}"
         if result:
-            out.append(glue(before, result))
+            out.append(glue(out[-1], result) if out and result[0].isalpha() else result)
         while self.tail:
             tail, self.tail = self.tail, ""
             end = self.finish_tail(source, tail, end, out, depth)
@@ -355,12 +399,12 @@ class Expander:
         if macro.frozen:
             return macro.body, end
         if arguments and self.is_inert(macro) and self.are_inert(arguments):
-            body = substitute(macro.pieces, arguments)
+            body = macro.filled(arguments)
             self.left_chars -= len(body)
             return body, end
         key = (name, *arguments)
         found = self.cache.get(key)
-        body = found[0] if found else substitute(macro.pieces, arguments)
+        body = found[0] if found else macro.filled(arguments)
         self.left_chars -= len(body)
         if self.left_chars <= 0:
             self.warnings.append("expansion-budget")
@@ -392,6 +436,11 @@ class Expander:
         """Fill `arguments` from `pos` by the macro's spec; `self.arguments_end` is then the place after them."""
         argument: str | None
         if macro.spec == "m":  # most macros
+            text = source.text
+            if text[pos : pos + 1] == "{" and (end := source.group_end(pos)) > 0:
+                arguments.append(text[pos + 1 : end - 1])
+                self.arguments_end = end
+                return True
             argument, self.arguments_end = read_argument(source, pos)
             if argument is not None:
                 arguments.append(argument)
@@ -546,6 +595,7 @@ class Expander:
             return found.end()
         self.environments[found[1]] = (Macro(spec, defaults, opening), closing)
         self.active["begin"], self.active["end"] = Expander.begin, Expander.end
+        self.plain_tags.clear()
         self.version += 1
         return end
 
@@ -655,7 +705,7 @@ class Expander:
         if known and depth < MAX_DEPTH and self.opens_something(inner):
             arguments: list[str] = []
             if self.read_arguments(source, known[0], found.end(), arguments):
-                body = substitute(known[0].pieces, arguments)
+                body = known[0].filled(arguments)
                 self.left_chars -= len(body)
                 if self.left_chars > 0:
                     out.append(glue(out[-1] if out else "", self.expand_quietly(body, depth)))
@@ -670,17 +720,21 @@ class Expander:
         if close < 0 or text[pos] != "{":
             return 0
         name = text[pos + 1 : close]
-        return 0 if name in TELLING_ENVIRONMENTS or name in self.environments or not name.isalpha() else close + 1
+        if name in TELLING_ENVIRONMENTS or name in self.environments or not name.isalpha():
+            return 0
+        self.plain_tags.add(text[pos : close + 1])
+        return close + 1
 
     def opens_something(self, name: str) -> bool:
         """Whether an author's environment begins mathematics, a float or raw text, so that its name says less than its definition."""
         key = ("\\begin", name)
         if (found := self.cache.get(key)) is None:
             opening, closing = self.environments[name]
-            body = substitute(opening.pieces, ["" for _ in opening.spec])
+            body = opening.filled(["" for _ in opening.spec])
             del self.environments[name]  # one that begins itself is not looked into again
             expanded = self.expand_quietly(body, 1)
             self.environments[name] = (opening, closing)
+            self.plain_tags.clear()
             found = ("yes", "") if OPENS_SOMETHING.search(expanded) else ("no", "")
             self.cache[key] = found
         return found[0] == "yes"

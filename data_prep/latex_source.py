@@ -24,7 +24,9 @@ OPTION = re.compile(rf"\[[^][{{}}\\]*(?:(?:{ESCAPED}|{NESTED}|\[[^][{{}}\\]*\])[
 BLANKS = re.compile(r"\s*")
 CONDITIONAL = re.compile(r"\\(?:(if[A-Za-z@]*)|(else|or)|(fi))(?![A-Za-z@])")
 MATH_TOKEN = re.compile(r"\\[\s\S]|[{}$]")
-COMMENT_OR_RAW = re.compile(r"%|\\begin\s*\{(" + "|".join(map(re.escape, sorted(RAW_ENVIRONMENTS))) + r")\}")
+RAW_BEGIN = re.compile(r"\\begin\s*\{(" + "|".join(map(re.escape, sorted(RAW_ENVIRONMENTS))) + r")\}")
+BLANK = frozenset(" \t")
+BEFORE_COMMENT = frozenset(" \t%")
 COMMENT_LINES = re.compile(r"(?:[ \t]*%[^\n]*(?:\n|$))*")
 URL_ON_LINE = re.compile(r"\\(?:url|path|href|nolinkurl|burl|doi)\s*(?:\[[^]\n]*\]\s*)?\{([^{}\n]*)$")
 VERB_ON_LINE = re.compile(r"\\(?:verb|lstinline)\*?([^A-Za-z\s*])")
@@ -182,18 +184,19 @@ def strip_comments(text: str, places: list[tuple[int, int]] | None = None) -> st
     A line that is only a comment goes with its newline; a blank line behind a comment still ends the paragraph. The
     comment environment goes. `places` receives (offset in the result, offset in `text`) wherever something was left out.
     """
-    raw = any(
-        name in text for name in ("verb", "listing", "comment", "minted", "filecontents", "alltt", "asy", "pycode")
-    )
-    pattern = COMMENT_OR_RAW if raw else re.compile("%")
+    raw_begins = RAW_BEGIN.finditer(text)
+    raw = next(raw_begins, None)
     out: list[str] = []
-    source = Source(text)
+    source: Source | None = None
     size = pos = 0
-    while match := pattern.search(text, pos):
-        start = match.start()
-        if text[start] == "\\":
-            name = match[1]
-            close = source.closing("\\end{" + name + "}", match.end()) - len(name) - 6
+    while True:
+        start = text.find("%", pos)
+        while raw is not None and raw.start() < pos:
+            raw = next(raw_begins, None)
+        if raw is not None and (start < 0 or raw.start() < start):
+            start, begun, name = raw.start(), raw.end(), raw[1]
+            source = source or Source(text)
+            close = source.closing("\\end{" + name + "}", begun) - len(name) - 6
             if name in SKIPPED_ENVIRONMENTS:
                 out.append(text[pos:start])
                 size += start - pos
@@ -201,17 +204,20 @@ def strip_comments(text: str, places: list[tuple[int, int]] | None = None) -> st
                 if places is not None:
                     places.append((size, pos))
             else:
-                close = match.end() if close < 0 else close
+                close = begun if close < 0 else close
                 out.append(text[pos:close])
                 size += close - pos
                 pos = close
             continue
+        if start < 0:
+            break
         line = text.rfind("\n", pos, start) + 1 or pos
         end = text.find("\n", start) + 1 or len(text)
         before = text[line:start]
         if (not before or before.isspace()) and (line > pos or pos == 0 or text[pos - 1] == "\n"):
             piece = text[pos:line]
-            end = COMMENT_LINES.match(text, end).end()  # type: ignore[union-attr]
+            if text[end : end + 1] in BEFORE_COMMENT:
+                end = COMMENT_LINES.match(text, end).end()  # type: ignore[union-attr]
         elif "\\" in before and (backslashes_before(text, start) % 2 or protected_percent(text, line, start)):
             out.append(text[pos : start + 1])
             size += start + 1 - pos
@@ -219,7 +225,7 @@ def strip_comments(text: str, places: list[tuple[int, int]] | None = None) -> st
             continue
         else:
             piece = text[pos:start]
-            while text[end : end + 1] in (" ", "\t"):
+            while text[end : end + 1] in BLANK:
                 end += 1
             if text[end : end + 1] == "\n":
                 piece += "\n"
