@@ -1,0 +1,779 @@
+"""The pass over expanded LaTeX: what is text and mathematics is copied, what only serves the printed page goes.
+
+In: LaTeX without comments and without macros of its author (latex_macros.py). Out: text.
+
+It jumps from one character that means something to the next, copies what lies between, and asks the tables of
+latex_tables.py what a command is. Nothing here raises on any input, and time is linear in its length.
+"""
+
+import re
+from collections.abc import Callable
+from unicodedata import normalize
+
+from data_prep.latex_macros import MAX_NAME_CHARS
+from data_prep.latex_source import (
+    MATH_TOKEN,
+    Source,
+    balanced,
+    paired_dollars,
+    skip_blanks,
+    skip_group,
+    skip_option,
+    verb_end,
+)
+from data_prep.latex_tables import (
+    ACCENTS,
+    ALGORITHM_WORDS,
+    ALGORITHMS,
+    CITES,
+    CONTROL_SYMBOLS,
+    DROPPED,
+    HEADINGS,
+    LISTS,
+    MATH_ENVIRONMENTS,
+    NEED_OBJECT,
+    RAW_ENVIRONMENTS,
+    REFERENCES,
+    REFS,
+    REMOVED_ENVIRONMENTS,
+    REMOVED_IN_MATH,
+    SECTIONS,
+    SYMBOLS,
+    TEXTUAL_CITES,
+    TWO_ARGUMENT_REFS,
+    UNWRAPPED,
+    WRAPPERS,
+)
+
+MAX_NESTING = 30  # of footnotes in headings in footnotes …; deeper ones are unwrapped
+EXCERPT_CHARS = 60
+
+
+# Inside these a formula needs a look; all others are copied as they are.
+LOOK_IN_MATH = (
+    r"label|nonumber|notag|ensuremath|xspace|ifmmode|protect|includegraphics|epsfig|psfig|epsfbox|epsffile|epsfxsize|epsfysize"
+    r"|input|include|raisebox"
+)
+MATH_CHARS = r"[^$\\{}\n]*"
+MATH_COMMAND = rf"\\(?!{LOOK_IN_MATH}|begin)[^\n]"
+INNER_GROUP = rf"\{{{MATH_CHARS}(?:{MATH_COMMAND}{MATH_CHARS})*\}}"
+MATH_GROUP = rf"\{{{MATH_CHARS}(?:(?:{MATH_COMMAND}|{INNER_GROUP}){MATH_CHARS})*\}}"
+FORMULA = rf"\$(?=[^$]){MATH_CHARS}(?:(?:{MATH_COMMAND}|{MATH_GROUP}){MATH_CHARS})*\$"
+PLAIN = r"[^\\{}$~&`'-]*"
+TOKEN = re.compile(r"\\([A-Za-z@]+|[\s\S])|[{}$~&]|``?|''|---?")
+STEP = re.compile(  # what is copied as it stands, and the first thing behind it that is not
+    rf"{PLAIN}(?:(?:{FORMULA}|'(?!')|-(?!-)){PLAIN}){{0,200}}"
+    r"(?:\\([A-Za-z@]+|[\s\S])|([{}$~&]|``?|''|---?|'|-)|\Z)"
+)
+AFTER_WORD = re.compile(r"[ \t]*")
+NAME = re.compile(r"\s*\{\s*([^{}\\$%&#~]*?)\s*\}")
+RUN_OF_BLANKS = re.compile("  +")
+PARAGRAPH = re.compile(r"\n[ \t]*\n")
+IN_MATH = re.compile(
+    rf"\\(?=[bleinpxr])(?:({LOOK_IN_MATH})(?![A-Za-z@])|begin\s*\{{({'|'.join(sorted(REMOVED_IN_MATH))})\}})"
+    r"|\n[ \t]*\n\s*"
+)
+UNIT = r"(?:pt|cm|mm|in|em|ex|pc|bp|sp|dd|cc|mu|fil+)(?![A-Za-z])"
+NUMBER = r"[-+]?\s*(?:\d*[.,]?\d+|\d+[.,]?)"
+REGISTER = r"[-+]?\s*[\d.]*\\[a-z]*(?:width|height|size|skip|sep|margin|indent|unit|depth)(?![A-Za-z])"
+AMOUNT = rf"(?:\\magstep(?:half|\s*\d)|{REGISTER}|{NUMBER}(?:\s*(?:true\s*)?{UNIT})?)"
+LENGTH = re.compile(  # '2pt plus 1pt', '=\\hsize', ' to 3cm', 'height 0pt depth 1pt', a bare number, or nothing
+    rf"(?:\s*=?\s*{AMOUNT})?(?:\s*(?:plus|minus|by|to|height|width|depth|spread)\s*{AMOUNT})*"
+)
+ONE_MANDATORY = frozenset(("m", "om", "oom", "*om", "*oom"))  # of the signatures of latex_tables.py
+PAIR = re.compile(r"\s*\([^()\n]{0,80}\)")
+BOX_SIZE = re.compile(r"\s*(?:to|spread)\s*(?:[-\d.,]*\s*(?:true\s*)?(?:pt|cm|mm|in|em|ex|pc)|[\d.]*\\[a-z]+)")
+LETTER_BEHIND_ACCENT = re.compile(
+    r"\s*(?:\{\s*(?:\\([ij])(?![A-Za-z])|([^\W\d_]))\s*(?:\{\s*\})?\s*\}|\\([ij])(?![A-Za-z])\s?|([^\W\d_]))"
+)
+LAST_WORD = re.compile(r"([A-Za-z.]+)[\s~(\[,:]*$")
+INPUT_NAME = re.compile(r"\s*(?:\{[^{}]*\}|[^\s{}\\]+)")
+GRAPHICS_FILE = re.compile(r"\s*(?:\[[^]\n]*\])?\s*(?:\{[^{}\n]*\}|[^\s{}\\]+)")
+ASSIGNED_LENGTH = re.compile(
+    r"=\s*-?(?:[\d.,]+\s*(?:true\s*)?(?:pt|cm|mm|in|em|ex|pc)(?![A-Za-z])|[\d.]*\\[hv]size(?![A-Za-z]))"
+)
+FONT = re.compile(
+    r"\s*\\[A-Za-z]+\s*=?\s*[\w-]+(?:\s*(?:scaled\s*(?:\\magstep\s*\w+|\\magstephalf|\d+)|at\s*[\d.]+\s*(?:true\s*)?pt))?"
+)
+NOTE_MARK = re.compile(r"[^A-Za-z]{0,12}|\$[^$]{1,30}\$")
+ROW_GAP = re.compile(r"\[\s*-?[\d.,]*\s*(?:[a-z]{2}|\\[a-z]+)\s*\]")
+UNKNOWN_OPTION_IS_LAYOUT = re.compile(r"\[[^]\n]*=[^]\n]*\]")
+
+Handler = Callable[["Cleaner", str, int, int], int]
+
+
+class Cleaner:
+    """The pass over expanded LaTeX. `text[start:end]` is prose unless a handler finds mathematics or raw text in it."""
+
+    def __init__(self, text: str, *, keep_captions: bool, explain: list[tuple[str, int, str]] | None) -> None:
+        self.source = Source(text)
+        self.text = text
+        self.keep_captions = keep_captions
+        self.explain = explain
+        self.out: list[str] = []
+        self.nesting = 0
+        self.title = ""
+        self.abstract = ""
+        self.captions: list[str] = []
+        self.warnings: set[str] = set()
+
+    # ------------------------------------------------------------ prose
+
+    def prose(self, pos: int, end: int) -> str:
+        """The cleaned form of `text[pos:end]`."""
+        outer, self.out = self.out, []
+        text, step, actions, out = self.text, STEP.match, ACTIONS, self.out
+        while match := step(text, pos, end):
+            name, char = match.groups()
+            stop = match.end()
+            if name is not None:
+                start = stop - len(name) - 1
+                if start > pos:
+                    out.append(text[pos:start])
+                action = actions.get(name)
+                if action is None:
+                    pos = self.unknown(name, stop)
+                elif action.__class__ is str:
+                    out.append(action)
+                    pos = AFTER_WORD.match(text, stop).end() if name.isalpha() else stop  # type: ignore[union-attr]
+                elif (pos := action(self, name, start, stop)) > end:  # type: ignore[operator]
+                    pos = end
+            elif char is None:
+                if stop > pos:
+                    out.append(text[pos:stop])
+                break
+            else:
+                start = stop - len(char)
+                if start > pos:
+                    out.append(text[pos:start])
+                pos = stop
+                if char == "$":
+                    pos = min(self.dollar(start, end), end)
+                elif char not in "{}":
+                    out.append(PUNCTUATION[char])
+        self.out = outer
+        return "".join(out)
+
+    def group(self, pos: int) -> tuple[str, int] | None:
+        """(the cleaned argument in braces at `pos`, the place after it), or None where there is none."""
+        start = skip_blanks(self.text, pos)
+        end = self.source.group_end(start) if self.text[start : start + 1] == "{" else -1
+        if end < 0 or self.nesting >= MAX_NESTING:
+            return None
+        self.nesting += 1
+        inner = self.prose(start + 1, end - 1)
+        self.nesting -= 1
+        return inner, end
+
+    def unknown(self, name: str, pos: int) -> int:
+        """A command in no table: its name goes, what follows stays."""
+        self.note("unknown command", pos - len(name) - 1, pos)
+        pos = self.after_word(pos)
+        if self.text[pos : pos + 1] == "=" and (found := ASSIGNED_LENGTH.match(self.text, pos)):
+            return found.end()
+        if self.text[pos : pos + 1] == "[" and (found := UNKNOWN_OPTION_IS_LAYOUT.match(self.text, pos, pos + 300)):
+            return found.end()
+        return pos
+
+    def next_char(self, pos: int) -> str:
+        """The next character that is no white space, '' at the end."""
+        start = skip_blanks(self.text, pos)
+        return self.text[start : start + 1]
+
+    def after_word(self, pos: int) -> int:
+        """The place behind the blanks after a control word that went; they stay where two words would become one."""
+        end = AFTER_WORD.match(self.text, pos).end()  # type: ignore[union-attr]
+        if end > pos and self.out and self.out[-1][-1:].isalnum() and self.text[end : end + 1].isalnum():
+            self.out.append(" ")
+        return end
+
+    def skip(self, signature: str, pos: int) -> int:
+        """The place behind the arguments that `signature` names (see latex_tables.py)."""
+        text = self.text
+        char = text[pos : pos + 1]
+        if char == "{" and signature in ONE_MANDATORY:  # most of all
+            end = self.source.group_end(pos)
+            return pos + 1 if end < 0 else end
+        for letter in signature:
+            start = pos
+            char = text[start : start + 1]
+            if char.isspace():
+                start = skip_blanks(text, pos)
+                char = text[start : start + 1]
+            if letter == "m":
+                if char == "{":
+                    end = self.source.group_end(start)
+                    pos = start + 1 if end < 0 else end
+                elif char == "\\":
+                    match = TOKEN.match(text, start)
+                    pos = match.end() if match else pos
+                elif char and char not in "}$&" and start - pos < 2:
+                    pos = start + 1
+            elif letter == "o":
+                if char == "[" and (end := self.source.option_end(start)) > 0:
+                    pos = end
+            elif letter == "*":
+                pos = start + 1 if char == "*" else pos
+            elif letter == "p":
+                found = PAIR.match(text, pos)
+                pos = found.end() if found else pos
+            else:
+                found = LENGTH.match(text, pos)
+                pos = found.end() if found else pos
+        return pos
+
+    def note(self, rule: str, start: int, end: int) -> None:
+        """Tell --explain that `text[start:end]` went."""
+        if self.explain is not None:
+            self.explain.append((rule, start, self.text[start : min(end, start + EXCERPT_CHARS)]))
+
+    def trim(self) -> None:
+        """Take back the blanks before a removed reference."""
+        out = self.out
+        while out:
+            kept = out[-1].rstrip(" \t\n") if "\n\n" not in out[-1][-4:] else out[-1].rstrip(" \t")
+            if kept:
+                out[-1] = kept
+                return
+            if "\n\n" in out[-1]:
+                return
+            out.pop()
+
+    # ------------------------------------------------------------ commands
+
+    def dropped(self, name: str, start: int, pos: int) -> int:
+        """Name and arguments go."""
+        pos = self.skip(DROPPED[name], pos)
+        self.note(f"command \\{name}", start, pos)
+        return self.after_word(pos) if not DROPPED[name] else pos
+
+    def unwrapped(self, name: str, start: int, pos: int) -> int:
+        """The first arguments go, the text that follows stays."""
+        signature = UNWRAPPED[name]
+        if signature:
+            pos = self.skip(signature, pos)
+        if self.explain is not None:
+            self.note(f"wrapper \\{name}", start, pos)
+        return pos if self.text[pos : pos + 1] == "{" else AFTER_WORD.match(self.text, pos).end()  # type: ignore[union-attr]
+
+    def label(self, name: str, start: int, pos: int) -> int:
+        """A label or index entry goes, with the blanks before it where a mark of punctuation follows."""
+        pos = self.skip("om", pos)
+        if self.explain is not None:
+            self.note(f"command \\{name}", start, pos)
+        if self.text[pos : pos + 1] in (",", ".", ";", ":", ")"):
+            self.trim()
+        return pos
+
+    def section(self, name: str, start: int, pos: int) -> int:
+        """\\section[short]{heading} -> \\section{heading}."""
+        star = "*" if self.text[pos : pos + 1] == "*" else ""
+        after = self.skip("*o", pos)
+        found = self.group(after)
+        if found is None:
+            return after
+        self.out.append(f"\\{HEADINGS.get(name, name)}{star}{{{found[0].strip()}}}")
+        return found[1]
+
+    def heading(self, name: str, start: int, pos: int) -> int:
+        """A heading of plain TeX or another class: with an argument in braces it becomes a \\section, else its name goes."""
+        if self.next_char(pos) == "{":
+            return self.section(name, start, pos)
+        closing = self.text.find("\\end" + name, pos, pos + 500)
+        if closing < 0 or self.nesting >= MAX_NESTING:
+            return pos
+        self.nesting += 1
+        self.out.append(f"\\{HEADINGS.get(name, name)}{{{' '.join(self.prose(pos, closing).split())}}}")
+        self.nesting -= 1
+        return closing + len("\\end" + name)
+
+    def beginsection(self, name: str, start: int, pos: int) -> int:
+        """Plain TeX's \\beginsection heading \\par."""
+        found = PARAGRAPH.search(self.text, pos, pos + 300)
+        end = found.start() if found else pos
+        par = self.text.find("\\par", pos, end)
+        end = par if par >= 0 else end
+        self.out.append(f"\\section{{{' '.join(self.prose(pos, end).split())}}}" if end > pos else "")
+        return end
+
+    def item(self, name: str, start: int, pos: int) -> int:
+        """\\item stays; no letter may touch it."""
+        self.out.append("\\item")
+        pos = AFTER_WORD.match(self.text, pos).end()  # type: ignore[union-attr]
+        if self.text[pos : pos + 1] != "\n":
+            self.out.append(" ")
+        return pos
+
+    def kept(self, name: str, start: int, pos: int) -> int:
+        """A command of structure without arguments stays."""
+        self.out.append(f"\\{name}\n")
+        return pos
+
+    def cite(self, name: str, start: int, pos: int) -> int:
+        """A citation goes with the blank before it; where the sentence needs it, `[*]` stands in its place."""
+        pos = self.skip("*oom", pos)
+        self.note(f"citation \\{name}", start, pos)
+        out = self.out
+        if name in TEXTUAL_CITES:
+            out.append("[*]")
+            return pos
+        before = "".join(out[-3:])[-60:]
+        match = LAST_WORD.search(before)
+        opened = before.rstrip()[-1:]
+        after = skip_blanks(self.text, pos)
+        if opened in "([" and opened and self.text[after : after + 1] in (")", "]"):
+            self.trim()
+            if out and out[-1][-1:] in "([":
+                out[-1] = out[-1][:-1]
+                self.trim()
+                return after + 1
+        if match is None or match[1].lower() in NEED_OBJECT or opened in ".([,":
+            out.append("[*]")
+        else:
+            self.trim()
+        return pos
+
+    def reference(self, name: str, start: int, pos: int) -> int:
+        """A reference to a number that we do not know is written `*`, one to an equation `(*)`."""
+        pos = self.skip("*omm" if name in TWO_ARGUMENT_REFS else "*om", pos)
+        self.note(f"reference \\{name}", start, pos)
+        self.out.append(REFS[name])
+        return pos
+
+    def footnote(self, name: str, start: int, pos: int) -> int:
+        """A footnote's text stays in its place, in parentheses."""
+        pos = self.skip("o", pos)
+        found = self.group(pos)
+        if found is None:
+            return pos
+        inner, end = found[0].strip(), found[1]
+        if self.text[end : end + 1] == "{" and NOTE_MARK.fullmatch(inner) and (note := self.group(end)):
+            inner, end = f"{inner} {note[0].strip()}".strip(), note[1]  # plain TeX: \footnote{mark}{text}
+        self.trim()
+        if inner:
+            self.out.append(f" ({inner})")
+        return end
+
+    def href(self, name: str, start: int, pos: int) -> int:
+        """\\href{address}{text} -> text."""
+        pos = self.skip("om", pos)
+        self.note("address of \\href", start, pos)
+        return pos
+
+    def texorpdfstring(self, name: str, start: int, pos: int) -> int:
+        """\\texorpdfstring{text}{bookmark} -> text."""
+        found = self.group(pos)
+        if found is None:
+            return pos
+        self.out.append(found[0])
+        return self.skip("m", found[1])
+
+    def url(self, name: str, start: int, pos: int) -> int:
+        """\\url{address} -> address, as it is written, unless it would read as LaTeX."""
+        brace = skip_blanks(self.text, pos)
+        end = self.source.group_end(brace) if self.text[brace : brace + 1] == "{" else -1
+        if end < 0:
+            return pos
+        address = self.text[brace + 1 : end - 1]
+        for escaped in ("\\_", "\\#", "\\~", "\\&", "\\%"):
+            address = address.replace(escaped, escaped[1])
+        if not UNREADABLE_IN_URL.search(address):
+            self.out.append(address.replace("%", "\\%"))
+        return end
+
+    def verb(self, name: str, start: int, pos: int) -> int:
+        """\\verb|text| -> text; it stays as written where the text would read as LaTeX."""
+        end = verb_end(self.text, pos)
+        if end == pos:
+            return pos
+        inner = self.text[start:end]
+        plain = self.text[pos:end].lstrip("*")[1:-1]
+        self.out.append(inner if SPECIAL.search(plain) or name == "lstinline" else plain)
+        return end
+
+    def accent(self, name: str, start: int, pos: int) -> int:
+        """\\'e, \\'{e}, \\'\\i -> é."""
+        found = LETTER_BEHIND_ACCENT.match(self.text, pos)
+        if not found:
+            if name.isalpha():
+                return AFTER_WORD.match(self.text, pos).end()  # type: ignore[union-attr]
+            return pos
+        letter = found[1] or found[2] or found[3] or found[4]
+        self.out.append(normalize("NFC", letter + ACCENTS[name]))
+        return found.end()
+
+    def line_break(self, name: str, start: int, pos: int) -> int:
+        """\\\\[2pt] -> a new line."""
+        if self.text[pos : pos + 1] == "*":
+            pos += 1
+        if self.text[pos : pos + 1] == "[" and (found := ROW_GAP.match(self.text, pos)):
+            pos = found.end()
+        self.out.append("\n" if self.text[pos : pos + 1] != "\n" else "")
+        return pos
+
+    def box(self, name: str, start: int, pos: int) -> int:
+        """\\hbox to 3cm{text} -> text."""
+        found = BOX_SIZE.match(self.text, pos)
+        return found.end() if found else pos
+
+    def font(self, name: str, start: int, pos: int) -> int:
+        """\\font\\titlefont=cmbx12 scaled\\magstep1 of plain TeX."""
+        found = FONT.match(self.text, pos)
+        end = found.end() if found else pos
+        self.note("font of plain TeX", start, end)
+        return end
+
+    def title_(self, name: str, start: int, pos: int) -> int:
+        """\\title{…} goes to `title`."""
+        after = self.skip("*o", pos)
+        closing = self.text.find("\\end" + name, after, after + 2000)
+        if self.next_char(after) != "{":
+            if closing >= 0 and self.nesting < MAX_NESTING and not self.title:
+                self.nesting += 1
+                self.title = " ".join(self.prose(after, closing).split())
+                self.nesting -= 1
+            return pos
+        found = self.group(after)
+        if found is None:
+            return after
+        self.note("title", start, found[1])
+        self.title = self.title or " ".join(found[0].split())
+        return found[1]
+
+    def abstract_(self, name: str, start: int, pos: int) -> int:
+        """\\abstract{…} becomes the environment; \\abstract … \\endabstract too."""
+        found = self.group(pos) if self.next_char(pos) == "{" else None
+        if found is not None:
+            if found[0].strip():
+                self.out.append("\\begin{abstract}\n" + found[0].strip() + "\n\\end{abstract}")
+            return found[1]
+        return pos
+
+    def graphics(self, name: str, start: int, pos: int) -> int:
+        """A picture from a file."""
+        pos = self.skip("*", pos)
+        found = GRAPHICS_FILE.match(self.text, pos)
+        pos = self.skip("oom", pos) if self.next_char(pos) == "[" else found.end() if found else pos
+        self.note(f"graphics \\{name}", start, pos)
+        return pos
+
+    def input_(self, name: str, start: int, pos: int) -> int:
+        """A file that was not there."""
+        found = INPUT_NAME.match(self.text, pos)
+        pos = found.end() if found else pos
+        self.note("unresolved \\input", start, pos)
+        return pos
+
+    def refs_list(self, name: str, start: int, pos: int) -> int:
+        """AMS-TeX's \\Refs … \\endRefs."""
+        end = self.text.find("\\endRefs", pos)
+        end = len(self.text) if end < 0 else end + len("\\endRefs")
+        self.note("references", start, end)
+        return end
+
+    def caption(self, name: str, start: int, pos: int) -> int:
+        """A caption goes; an option keeps it as text."""
+        after = self.skip("*o", pos)
+        found = self.group(after)
+        if found is None:
+            return after
+        self.note("caption", start, found[1])
+        if self.keep_captions:
+            self.captions.append(found[0].strip())
+        return found[1]
+
+    def ensuremath(self, name: str, start: int, pos: int) -> int:
+        """\\ensuremath{x} in prose -> $x$."""
+        brace = skip_blanks(self.text, pos)
+        end = self.source.group_end(brace) if self.text[brace : brace + 1] == "{" else -1
+        if end < 0:
+            return pos
+        inner = self.math(self.text[brace + 1 : end - 1]).replace("$", "")
+        if inner.strip():
+            self.out.append(f"${inner}$")
+        return end
+
+    def ifmmode(self, name: str, start: int, pos: int) -> int:
+        """\\ifmmode a\\else b\\fi in prose -> b."""
+        middle, after, end = self.source.conditional_end(start)
+        if end < 0:
+            return pos
+        if middle >= 0 and self.nesting < MAX_NESTING:
+            self.nesting += 1
+            self.out.append(self.prose(after, end - len("\\fi")))
+            self.nesting -= 1
+        return end
+
+    def xspace(self, name: str, start: int, pos: int) -> int:
+        """A blank, unless punctuation follows."""
+        pos = AFTER_WORD.match(self.text, pos).end()  # type: ignore[union-attr]
+        if self.text[pos : pos + 1] not in (
+            ".",
+            ",",
+            ";",
+            ":",
+            "!",
+            "?",
+            ")",
+            "]",
+            "'",
+            "/",
+            "-",
+            "}",
+            "{",
+            "~",
+            "\\",
+            "\n",
+            "",
+            "%",
+            "´",
+        ):
+            self.out.append(" ")
+        elif self.text.startswith("\\xspace", pos):
+            return pos
+        return pos
+
+    # ------------------------------------------------------------ environments
+
+    def begin(self, name: str, start: int, pos: int) -> int:
+        """\\begin{…}: mathematics and raw text are copied, floats and references go, layout is unwrapped, structure stays."""
+        inner, after = self.environment_name(pos)
+        if after == pos:
+            return pos
+        pos = after
+        bare = inner.removesuffix("*")
+        if bare in MATH_ENVIRONMENTS:
+            return self.math_environment(inner, pos)
+        if inner in RAW_ENVIRONMENTS:
+            end = self.environment_end(inner, pos)
+            self.out.append(RAW_MARK + self.text[start:end] + RAW_MARK if end > pos else "")
+            return max(end, pos)
+        if inner in REMOVED_ENVIRONMENTS:
+            return self.removed(inner, start, pos)
+        if inner in WRAPPERS:
+            self.note(f"layout {inner}", start, pos)
+            return self.skip(WRAPPERS[inner], pos)
+        self.out.append(f"\\begin{{{inner}}}")
+        if inner in LISTS:
+            return self.skip(LISTS[inner], pos)
+        if inner in ALGORITHMS:
+            return self.skip(ALGORITHMS[inner], pos)
+        return pos
+
+    def end(self, name: str, start: int, pos: int) -> int:
+        """\\end of what stayed stays, of what was unwrapped goes."""
+        inner, after = self.environment_name(pos)
+        if after == pos:
+            return pos
+        if (
+            inner not in WRAPPERS
+            and inner not in REMOVED_ENVIRONMENTS
+            and inner.removesuffix("*") not in MATH_ENVIRONMENTS
+        ):
+            self.out.append(f"\\end{{{inner}}}")
+        return after
+
+    def environment_name(self, pos: int) -> tuple[str, int]:
+        """(the name in braces at `pos`, the place after it); ("", pos) where none is."""
+        text = self.text
+        close = text.find("}", pos, pos + MAX_NAME_CHARS)
+        if close > 0 and text[pos] == "{" and (inner := text[pos + 1 : close]).removesuffix("*").isalnum():
+            return inner, close + 1
+        found = NAME.match(text, pos)
+        return (found[1], found.end()) if found else ("", pos)
+
+    def environment_end(self, name: str, pos: int) -> int:
+        """The place after the next \\end{name}, or -1."""
+        return self.source.closing("\\end{" + name + "}", pos)
+
+    def removed(self, name: str, start: int, pos: int) -> int:
+        """A float, drawing or list of references goes as a whole; one that does not end loses only its tag."""
+        end = self.nested_end(name, pos)
+        if end < 0:
+            self.warnings.add(f"environment {name} does not end")
+            if name in REFERENCES:
+                self.note("references", start, len(self.text))
+                return len(self.text)
+            return pos
+        self.note("references" if name in REFERENCES else f"environment {name}", start, end)
+        if self.keep_captions and name not in REFERENCES:
+            place = self.text.find("\\caption", pos, end)
+            while place >= 0 and self.nesting < MAX_NESTING:
+                self.caption("caption", place, place + len("\\caption"))
+                place = self.text.find("\\caption", place + 1, end)
+            self.out += [f"\n\n{caption}\n\n" for caption in self.captions]
+            self.captions.clear()
+        return end
+
+    def nested_end(self, name: str, pos: int) -> int:
+        """The place after the \\end{name} that closes; up to a dozen of the same name may lie within."""
+        opening = "\\begin{" + name + "}"
+        end = self.environment_end(name, pos)
+        inside = pos
+        for _ in range(12):
+            if end < 0 or (inside := self.text.find(opening, inside, end)) < 0:
+                return end
+            inside += len(opening)
+            further = self.environment_end(name, end)
+            if further < 0:
+                return end
+            end = further
+        return end
+
+    # ------------------------------------------------------------ mathematics
+
+    def dollar(self, start: int, limit: int) -> int:
+        """`text[start]` is a $ that opens mathematics, or a stray one that goes."""
+        text = self.text
+        if text.startswith("$$", start):
+            end = self.source.unescaped("$$", start + 2)
+            if end < 0 or end > limit:
+                return start + 2
+            self.emit("$$", text[start + 2 : end], "$$")
+            return end + 2
+        end = self.source.unescaped("$", start + 1)
+        if end < 0 or end >= limit:
+            self.warnings.add("a $ has no partner")
+            return start + 1
+        inner = text[start + 1 : end]
+        if inner.count("{") != inner.count("}"):
+            end = self.balanced_dollar(start + 1, min(limit, start + 4000), end)
+            inner = text[start + 1 : end]
+        if "\n\n" in inner or ("\n" in inner and PARAGRAPH.search(inner)):
+            self.warnings.add("a $ has no partner")
+            return start + 1
+        self.emit("$", inner, "$")
+        return end + 1
+
+    def balanced_dollar(self, pos: int, limit: int, fallback: int) -> int:
+        """The first $ outside braces from `pos` on, so that `$a \\mbox{if $b$}$` is one formula; else `fallback`."""
+        while match := MATH_TOKEN.search(self.text, pos, limit):
+            pos = match.end()
+            if match[0] == "$":
+                return match.start()
+            if match[0] == "}" or (match[0] == "{" and (pos := self.source.group_end(match.start())) < 0):
+                return fallback
+        return fallback
+
+    def bracket_math(self, name: str, start: int, pos: int) -> int:
+        """\\[ … \\] and \\( … \\)."""
+        close = "\\]" if name == "[" else "\\)"
+        end = self.source.unescaped(close, pos)
+        if end < 0:
+            return pos
+        self.emit("\\" + name, self.text[pos:end], close)
+        return end + 2
+
+    def math_environment(self, name: str, pos: int) -> int:
+        """\\begin{equation} … \\end{equation}."""
+        end = self.environment_end(name, pos)
+        if end < 0:
+            self.warnings.add(f"environment {name} does not end")
+            return pos
+        close = "\\end{" + name + "}"
+        self.emit("\\begin{" + name + "}", self.text[pos : end - len(close)], close)
+        return end
+
+    def emit(self, opening: str, inner: str, closing: str) -> None:
+        """Write a formula; an empty one goes."""
+        if IN_MATH.search(inner):
+            inner = self.math(inner)
+        if inner.count("{") != inner.count("}") or "\\{" in inner or "\\}" in inner:
+            inner = balanced(inner)
+        if "$" in inner:
+            inner = paired_dollars(inner)
+        if inner and not inner.isspace():
+            self.out.append(opening + inner + closing)
+
+    def math(self, inner: str) -> str:
+        """A formula without labels, pictures and blank lines."""
+        out: list[str] = []
+        source, pos = Source(inner), 0
+        while match := IN_MATH.search(inner, pos):
+            out.append(inner[pos : match.start()])
+            name, pos = match[1], match.end()
+            if match[2]:
+                end = inner.find("\\end{" + match[2] + "}", pos)
+                pos = pos if end < 0 else end + len(match[2]) + 6
+            elif name is None:
+                out.append("\n")
+            elif name == "ifmmode":
+                middle, _, end = source.conditional_end(match.start())
+                if end >= 0:
+                    out.append(inner[pos : middle if middle >= 0 else end - 3])
+                    pos = end
+            elif name in ("label", "input", "include"):
+                pos = skip_group(source, pos)
+            elif name == "includegraphics":
+                pos = skip_group(source, skip_option(source, skip_option(source, pos)))
+            elif name.startswith(("eps", "psf")):
+                found = GRAPHICS_FILE.match(inner, pos)
+                pos = found.end() if found else pos
+            elif name == "raisebox":
+                out.append("\\raisebox")
+            rest = inner[pos : pos + 1]
+            if rest.isalpha() and out and re.search(r"\\[A-Za-z@]+$", out[-1][-40:]):
+                out.append(" ")
+        out.append(inner[pos:])
+        return "".join(out)
+
+
+UNREADABLE_IN_URL = re.compile(r"[\\${}\s]")
+SPECIAL = re.compile(r"[\\${}%&#~^]")
+RAW_MARK = "\x00"
+PUNCTUATION = {"'": "'", "-": "-", "~": " ", "&": " ", "``": "“", "''": "”", "`": "'", "--": "–", "---": "—"}
+
+
+def tidy(text: str) -> str:
+    """Runs of blanks folded, lines stripped, at most one blank line between paragraphs; raw text untouched."""
+    if RAW_MARK not in text:
+        return fold(text).strip()
+    pieces = text.split(RAW_MARK)
+    pieces[::2] = [fold(piece) for piece in pieces[::2]]
+    return "".join(pieces).strip()
+
+
+def fold(text: str) -> str:
+    """`tidy` of text that holds no raw text."""
+    text = "\n".join(map(str.strip, text.replace("\t", " ").split("\n")))
+    if "  " in text:
+        text = RUN_OF_BLANKS.sub(" ", text)
+    paragraphs = text.split("\n\n")
+    last = len(paragraphs) - 1
+    return "\n\n".join(
+        [
+            kept
+            for number, paragraph in enumerate(paragraphs)
+            if (kept := paragraph.lstrip("\n") if number else paragraph) or number in (0, last)
+        ]
+    )
+
+
+def build_actions() -> dict[str, str | Handler]:
+    """Command name -> its text, or the method that reads it."""
+    actions: dict[str, str | Handler] = {}
+    actions.update(dict.fromkeys(DROPPED, Cleaner.dropped))
+    actions.update(dict.fromkeys(UNWRAPPED, Cleaner.unwrapped))
+    actions.update(SYMBOLS)
+    actions.update(CONTROL_SYMBOLS)
+    actions.update(ALGORITHM_WORDS)
+    actions.update(dict.fromkeys((name for name in ACCENTS if name not in "."), Cleaner.accent))
+    actions.update(dict.fromkeys(SECTIONS, Cleaner.section))
+    actions.update(dict.fromkeys(HEADINGS, Cleaner.heading))
+    actions.update(dict.fromkeys(CITES, Cleaner.cite))
+    actions.update(dict.fromkeys(REFS, Cleaner.reference))
+    methods: dict[str, Handler] = {
+        "label": Cleaner.label, "index": Cleaner.label, "glossary": Cleaner.label, "nocite": Cleaner.label, "item": Cleaner.item,
+        "appendix": Cleaner.kept, "footnote": Cleaner.footnote, "footnotetext": Cleaner.footnote, "href": Cleaner.href, "texorpdfstring": Cleaner.texorpdfstring, "url": Cleaner.url,
+        "path": Cleaner.url, "nolinkurl": Cleaner.url, "verb": Cleaner.verb, "lstinline": Cleaner.verb, "\\": Cleaner.line_break, "font": Cleaner.font, "hbox": Cleaner.box,
+        "vbox": Cleaner.box, "vtop": Cleaner.box, "vcenter": Cleaner.box, "title": Cleaner.title_, "icmltitle": Cleaner.title_,
+        "abstract": Cleaner.abstract_, "includegraphics": Cleaner.graphics, "epsfig": Cleaner.graphics, "psfig": Cleaner.graphics,
+        "epsfbox": Cleaner.graphics, "epsffile": Cleaner.graphics, "epsf": Cleaner.graphics, "input": Cleaner.input_, "include": Cleaner.input_, "Refs": Cleaner.refs_list,
+        "caption": Cleaner.caption, "ensuremath": Cleaner.ensuremath, "ifmmode": Cleaner.ifmmode, "xspace": Cleaner.xspace, "begin": Cleaner.begin,
+        "end": Cleaner.end, "[": Cleaner.bracket_math, "(": Cleaner.bracket_math, "beginsection": Cleaner.beginsection, ".": Cleaner.accent,
+    }  # fmt: skip
+    actions.update(methods)
+    return actions
+
+
+ACTIONS = build_actions()
