@@ -1,21 +1,30 @@
-"""Measure tokens per second of train.py's step beside a plain PyTorch loop and the Hugging Face Trainer with DeepSpeed.
+"""Measure tokens per second of train.py's step beside a plain PyTorch loop, the Hugging Face Trainer with DeepSpeed,
+and litgpt.
 
-In: nothing; the same model, weights, tokens and optimizer for all. Out: a table on stdout, for docs/LOG.md.
+In: nothing; the same shape of model, tokens and optimizer for all. Out: a table on stdout, for docs/LOG.md. The Trainer
+needs the package accelerate and litgpt needs itself; where one is not installed the table says so. (litgpt 0.5.13 asks
+for an older huggingface_hub than transformers 5 does, and works with the newer one: install it with --no-deps, and
+lightning, jsonargparse and typeshed-client.)
 
 On a CPU a small model is used and CPU seconds are counted, which other work on the machine disturbs little. On a GPU
 it is the published model at 768 tokens and wall time counts; memory and MFU are shown, and --profile says where the
-time of our step goes.
+time of our step goes. The modes take turns, --rounds times; a ratio is the median of the rounds' ratios.
 
 example: python benchmarks/train_throughput.py
          python benchmarks/train_throughput.py --modes ours --micro-batch 32 --profile     # on a GPU
 """
 
+import contextlib
+import importlib
+import importlib.util
 import json
 import os
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +50,10 @@ MODES = {  # name: (ranks, what it is)
     "ours-compiled": (1, "train.py, ZeRO-2, compiled"),
     "trainer": (1, "HF Trainer + DeepSpeed ZeRO-2, as published: all layers checkpointed, usual loss"),
     "trainer-unchecked": (1, "HF Trainer + DeepSpeed ZeRO-2, nothing checkpointed, usual loss"),
+    "litgpt": (1, "litgpt's own loop: bf16-mixed, compiled, as it ships"),
+    "litgpt-eager": (1, "litgpt's own loop, not compiled"),
 }
+PACKAGES = {"trainer": "accelerate", "litgpt": "litgpt"}  # what a mode needs, by the first word of its name
 ACCUMULATION = 2
 
 
@@ -177,6 +189,65 @@ def trainer_loop(config: dict[str, Any], settings: train.Settings, steps: int, c
     Trainer(model=model, args=arguments, train_dataset=Rows(), callbacks=[Mark()]).train()
 
 
+def litgpt_loop(config: dict[str, Any], settings: train.Settings, steps: int, clock: Clock, *, compiled: bool) -> None:
+    """litgpt's model and its `fit`, with the precision that it takes by default: fp32 weights under bf16 autocast."""
+    import torch
+
+    lightning, litgpt, pretrain, arguments = map(
+        importlib.import_module, ("lightning", "litgpt", "litgpt.pretrain", "litgpt.args")
+    )
+    shape = train.read_shape(config)
+
+    def batches() -> Iterator[Any]:
+        for number in range(steps * ACCUMULATION + 1):  # the last is asked for when the last step is done
+            if number and number % ACCUMULATION == 0:
+                clock.mark()
+            batch = random_batch(shape, settings.micro_batch, settings.seq_len, number)
+            yield torch.cat([batch.input_ids, batch.labels[:, -1:]], dim=1).to(fabric.device)
+
+    fabric = lightning.Fabric(devices=1, precision="bf16-mixed", accelerator="cuda" if clock.cuda else "cpu")
+    with fabric.init_module(empty_init=True):
+        model = litgpt.GPT(
+            litgpt.Config(
+                block_size=settings.seq_len,
+                padded_vocab_size=shape.vocab,
+                n_layer=shape.layers,
+                n_head=shape.heads,
+                n_query_groups=shape.heads * shape.kv // shape.attention,
+                n_embd=shape.hidden,
+                intermediate_size=shape.feed_forward,
+                norm_class_name="RMSNorm",
+                mlp_class_name="LLaMAMLP",
+                parallel_residual=False,
+                rotary_percentage=1.0,
+                bias=False,
+            )
+        )
+    pretrain.initialize_weights(fabric, model, n_layer=shape.layers, n_embd=shape.hidden)
+    if sum(p.numel() for p in model.parameters()) != train.count_parameters(shape):
+        raise AssertionError("litgpt's model has another size")
+    model = fabric.setup(torch.compile(model) if compiled else model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, fused=True)
+    with contextlib.redirect_stdout(sys.stderr):
+        pretrain.fit(
+            fabric=fabric,
+            devices=1,
+            state={"model": model, "optimizer": fabric.setup_optimizers(optimizer), "iter_num": 0, "step_count": 0},
+            train_dataloader=batches(),
+            val_dataloader=[next(batches())],
+            out_dir=Path(os.environ["BENCHMARK_FOLDER"]),
+            tokenizer_dir=None,
+            train=arguments.TrainArgs(
+                save_interval=None,
+                global_batch_size=settings.micro_batch * ACCUMULATION,
+                micro_batch_size=settings.micro_batch,
+                max_tokens=steps * ACCUMULATION * settings.micro_batch * settings.seq_len,
+                max_norm=settings.clip,
+            ),
+            eval=arguments.EvalArgs(interval=10**9, final_validation=False),
+        )
+
+
 def work(
     mode: str, config: dict[str, Any], seq_len: int, micro_batch: int, steps: int, profile: bool
 ) -> dict[str, float]:
@@ -197,6 +268,8 @@ def work(
         plain_loop(config, settings, steps, clock, device)
     elif mode.startswith("trainer"):
         trainer_loop(config, settings, steps, clock)
+    elif mode.startswith("litgpt"):
+        litgpt_loop(config, settings, steps, clock, compiled=mode == "litgpt")
     else:
         step = our_loop(config, settings, steps, clock, ranks, device)
         if profile:
@@ -241,17 +314,19 @@ def start(mode: str, args: Any, folder: Path) -> list[dict[str, float]]:
     return [json.loads(output.splitlines()[-1]) for output in outputs]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    import importlib.util
-    import tempfile
+def is_installed(mode: str) -> bool:
+    package = PACKAGES.get(mode.split("-")[0])
+    return package is None or importlib.util.find_spec(package) is not None
 
+
+def main(argv: Sequence[str] | None = None) -> int:
     import torch
 
     on_gpu = torch.cuda.is_available()
     parser = Parser(prog="train_throughput.py", description=__doc__)
-    default = ["plain", "ours", "ours-2", "ours-checkpointed", "trainer", "trainer-unchecked"]
-    parser.add_argument("--modes", nargs="+", choices=list(MODES), default=default, help=f"default {' '.join(default)}")
-    parser.add_argument("--steps", type=int, default=8, help="the fastest counts (default 8)")
+    parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES), help="default: all of them")
+    parser.add_argument("--steps", type=int, default=8, help="of a mode in a round; the fastest counts (default 8)")
+    parser.add_argument("--rounds", type=int, default=3, help="the modes take turns so often (default 3)")
     parser.add_argument(
         "--micro-batch", type=int, default=32 if on_gpu else 4, help="sequences at once (default 32 on a GPU, else 4)"
     )
@@ -282,25 +357,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         else card,
         flush=True,
     )
-    reference = None
+    rates: dict[str, list[float]] = {mode: [] for mode in args.modes if is_installed(mode)}
+    memory_gb: dict[str, float] = dict.fromkeys(rates, 0.0)
+    for _ in range(args.rounds):
+        for mode in rates:
+            with tempfile.TemporaryDirectory() as folder:
+                measured = start(mode, args, Path(folder))
+            seconds = [m["seconds"] for m in measured]
+            tokens = len(measured) * args.micro_batch * args.seq_len * ACCUMULATION
+            rates[mode].append(tokens / (max(seconds) if on_gpu else sum(seconds)))
+            memory_gb[mode] = max([memory_gb[mode], *(m["memory_gb"] for m in measured)])
+    first = next(iter(rates.values()))
     for mode in args.modes:
-        if mode.startswith("trainer") and importlib.util.find_spec("accelerate") is None:
-            print(f"{MODES[mode][1]:84} not measured: pip install accelerate")
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            measured = start(mode, args, Path(folder))
         world, words = MODES[mode]
-        tokens = world * args.micro_batch * args.seq_len * ACCUMULATION
-        seconds = max(m["seconds"] for m in measured) if on_gpu else sum(m["seconds"] for m in measured)
-        reference = reference or tokens / seconds
-        line = f"{words:84} {tokens / seconds:9,.0f} tokens/s  {tokens / seconds / reference:5.2f} x the first"
+        if mode not in rates:
+            print(f"{words:84} not measured: pip install {PACKAGES[mode.split('-')[0]]}")
+            continue
+        ratio = statistics.median(mine / its for mine, its in zip(rates[mode], first, strict=True))
+        line = f"{words:84} {max(rates[mode]):9,.0f} tokens/s  {ratio:5.2f} x the first"
         if on_gpu:
-            mfu = (
-                tokens / seconds / world * train.flops_per_token(shape, args.seq_len) / card.peak
-                if card
-                else float("nan")
-            )
-            line += f"  MFU {mfu:.1%}  {max(m['memory_gb'] for m in measured):.1f} GB"
+            flops = max(rates[mode]) / world * train.flops_per_token(shape, args.seq_len)
+            line += f"  MFU {flops / card.peak:.1%}" if card else ""
+            line += f"  {memory_gb[mode]:.1f} GB"
         print(line, flush=True)
     return EXIT_DONE
 
