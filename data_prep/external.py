@@ -8,9 +8,12 @@ Out, in --out: train.jsonl, val.jsonl, rejects.jsonl (each row that is in neithe
     python data_prep/external.py stackexchange-dump --input math.stackexchange.com/Posts.xml --out dataset_train_val/stackexchange
     python data_prep/external.py gsm8k --input data/gsm8k --decontaminate gsm8k/test.jsonl --out dataset_train_val/gsm8k
 
-Two forms of record come out. `--as text`: a record as of a paper (`data_prep/records.py`), which pack_tokens.py packs. `--as messages`:
+Three forms of record come out. `--as text`: a record as of a paper (`data_prep/records.py`), which pack_tokens.py packs. `--as messages`:
 a conversation, {"id", "source", "title", "messages": [{"role", "content"}, ...], "year", "licence"}, which post-training reads; the
-first message is the user's, the last the assistant's, and they take turns. Web pages are text, all else is messages by default.
+first message is the user's, the last the assistant's, and they take turns. Where the data set's solutions end in an answer that can be
+checked (GSM8K, MATH, MetaMathQA), "answer" has it. `--as preferences`: "prompt" (the messages before the last answer), "chosen" and
+"rejected" (that answer and a worse one, each a list of one message) in place of "messages". Web pages are text, UltraFeedback and DPO-En
+preferences, all else is messages by default.
 """
 
 import sys
@@ -33,6 +36,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
+from data_prep.answers import final_answer
 from data_prep.cli import EXIT_DONE, Parser, Progress, UserError, atomic_write, need_file, run
 from data_prep.html_text import plain_text
 from data_prep.records import json_line
@@ -42,6 +46,7 @@ ROW_REASONS: dict[str, str] = {
     "bad-row": "not JSON, or without a field that the data set's rows have, or with one of another type",
     "too-short": "less text than --min-chars",
     "no-answer": "a question without an answer that is good enough, or a conversation that does not end with one",
+    "no-preference": "no second answer that the data set says is worse than the first",
     "deleted": "deleted or disapproved in its own data set",
     "language": "not in the wanted language, as the data set says",
     "duplicate-id": "the same question was given before",
@@ -74,6 +79,8 @@ class Item(NamedTuple):
     year: int | None = None
     licence: str | None = None
     tags: tuple[str, ...] = ()
+    answer: str = ""  # the final answer of the solution, for a reward that can be verified
+    rejected: str = ""  # an answer that is worse than the last turn's
 
 
 class Reject(NamedTuple):
@@ -131,6 +138,46 @@ def question_answer(question_name: str, answer_name: str, tag_name: str) -> "Row
     return convert
 
 
+def with_answer(convert: "RowConverter") -> "RowConverter":
+    """A converter that also finds the final answer in the solution."""
+
+    def convert_both(place: str, fields: Mapping[str, Any]) -> Item:
+        item = convert(place, fields)
+        return item._replace(answer=final_answer(item.turns[-1][1]) or "")
+
+    return convert_both
+
+
+def math(place: str, fields: Mapping[str, Any]) -> Item:
+    """MATH: problem, solution, type; or, as a benchmark's file, context, chain_of_thought, category."""
+    names = ("problem", "solution", "type") if "problem" in fields else ("context", "chain_of_thought", "category")
+    return question_answer(*names)(place, fields)
+
+
+def preference(place: str, fields: Mapping[str, Any]) -> Item:
+    """UltraFeedback: chosen and rejected are whole conversations that differ in their last message; DPO-En: `conversations` is what
+    stands before both, each one message of {"from", "value"}."""
+    name = str(fields.get("prompt_id") or place)
+    before = chat_turns(fields, "conversations") if "conversations" in fields else []
+    chosen, rejected = (chat_turns(fields, side) for side in ("chosen", "rejected"))
+    if not chosen or not rejected or chosen[:-1] != rejected[:-1] or rejected[-1][0] != "assistant":
+        raise BadRow("chosen and rejected do not answer the same messages")
+    return Item(name, (*before, *chosen), rejected=rejected[-1][1])
+
+
+def chat_turns(fields: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
+    """A message or a list of messages, each {"role", "content"} or {"from", "value"}, as turns."""
+    found = fields.get(name)
+    messages = [found] if isinstance(found, dict) else found
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise BadRow(f"{name} is no list of messages")
+    keys = [("from", "value") if "from" in message else ("role", "content") for message in messages]
+    return [
+        (CHAT_ROLES.get(str(message.get(role)), "?"), field(message, content).strip())
+        for message, (role, content) in zip(messages, keys, strict=True)
+    ]
+
+
 def gsm8k(place: str, fields: Mapping[str, Any]) -> Item:
     """GSM8K: question, answer, without the notes to a calculator; the last line stays '#### 72', as its judges want it."""
     answer = CALCULATOR.sub("", field(fields, "answer")).strip()
@@ -150,10 +197,7 @@ def ultrachat(place: str, fields: Mapping[str, Any]) -> Item:
     """UltraChat: `messages` with roles, or in its first edition `data`, strings in turn."""
     name = str(fields.get("prompt_id") or fields.get("id") or place)
     if isinstance(fields.get("messages"), list):
-        messages = [message for message in fields["messages"] if isinstance(message, dict)]
-        turns = [
-            (CHAT_ROLES.get(str(message.get("role")), "?"), field(message, "content").strip()) for message in messages
-        ]
+        turns = chat_turns(fields, "messages")
     elif isinstance(fields.get("data"), list):
         turns = [
             ("assistant" if number % 2 else "user", str(text).strip()) for number, text in enumerate(fields["data"])
@@ -203,20 +247,25 @@ def tree_item(root: Mapping[str, Any], replies: Callable[[Mapping[str, Any]], Se
     if root.get("lang", language) != language:
         return Reject(name, "language", f"lang is {root['lang']}")
     path: list[Mapping[str, Any]] = []
-    node: Mapping[str, Any] | None = root
-    while node is not None:
-        path.append(node)
-        choice = [r for r in replies(node) if not r.get("deleted") and r.get("review_result") is not False]
-        node = min(choice, key=lambda reply: (reply.get("rank") is None, reply.get("rank") or 0), default=None)
+    worst: list[Mapping[str, Any] | None] = []  # beside each message of the path, the last of those ranked below it
+    ranked: list[Mapping[str, Any]] = [root]
+    while ranked:
+        path.append(ranked[0])
+        worst.append(ranked[-1] if len(ranked) > 1 and ranked[-1].get("rank") is not None else None)
+        kept = [r for r in replies(ranked[0]) if not r.get("deleted") and r.get("review_result") is not False]
+        in_order = sorted(kept, key=lambda reply: (reply.get("rank") is None, reply.get("rank") or 0))
+        ranked = [reply for reply in in_order if reply.get("rank") is not None] or in_order
     while path and path[-1].get("role") != "assistant":
         path.pop()  # a question that nobody answered
     try:
         turns = tuple(
             (OASST_ROLES.get(str(message.get("role")), "?"), field(message, "text").strip()) for message in path
         )
+        beaten = worst[len(path) - 1] if path else None
+        rejected = "" if beaten is None else field(beaten, "text").strip()
     except BadRow as error:
         return Reject(name, "bad-row", str(error))
-    return Item(name, turns) if turns else Reject(name, "no-answer")
+    return Item(name, turns, rejected=rejected) if turns else Reject(name, "no-answer")
 
 
 # --- StackExchange ---
@@ -224,7 +273,7 @@ def tree_item(root: Mapping[str, Any], replies: Callable[[Mapping[str, Any]], Se
 
 def paired(rows: Iterable[Row], language: str) -> Iterator[Outcome]:
     """The hub's paired set: each row has a question and two answers, response_j the better one. Rows of a question are neighbours."""
-    question, better, worse = Item(""), list[str](), set[str]()
+    question, better, worse = Item(""), list[str](), list[str]()
     for place, fields in rows:
         try:
             if fields is None:
@@ -237,12 +286,12 @@ def paired(rows: Iterable[Row], language: str) -> Iterator[Outcome]:
             continue
         if name != question.id:
             if question.id:
-                yield answered(question, best_of(better, worse))
-            question, better, worse = Item(name, text=asked, year=year_in(fields.get("date"))), [], set()
+                yield answered(question, best_of(better, worse), worse)
+            question, better, worse = Item(name, text=asked, year=year_in(fields.get("date"))), [], []
         better.append(good)
-        worse.add(bad)
+        worse.append(bad)
     if question.id:
-        yield answered(question, best_of(better, worse))
+        yield answered(question, best_of(better, worse), worse)
 
 
 def paired_id(fields: Mapping[str, Any]) -> str:
@@ -260,13 +309,17 @@ def best_of(better: Sequence[str], worse: Iterable[str]) -> list[str]:
     return sorted(dict.fromkeys(better), key=lambda answer: answer in beaten)
 
 
-def answered(question: Item, answers: Sequence[str]) -> Outcome:
-    """A question with its answers, best first; the conversation has the title in its question and one answer."""
+def answered(question: Item, answers: Sequence[str], beaten: Sequence[str] = ()) -> Outcome:
+    """A question with its answers, best first; the conversation has the title in its question and one answer.
+
+    Of the `beaten` ones, the first that is not that answer is the one to reject.
+    """
     if not answers:
         return Reject(question.id, "no-answer")
     asked = "\n\n".join(part for part in (question.title, question.text) if part)
     text = "\n\n".join([question.text, *(f"Answer:\n\n{answer}" for answer in answers[:MAX_ANSWERS])])
-    return question._replace(turns=(("user", asked), ("assistant", answers[0])), text=text)
+    rejected = next((answer for answer in beaten if answer != answers[0]), "")
+    return question._replace(turns=(("user", asked), ("assistant", answers[0])), text=text, rejected=rejected)
 
 
 def dump(paths: Sequence[Path], progress: Progress) -> Iterator[Outcome]:
@@ -345,19 +398,23 @@ class Form(NamedTuple):
     source: str
     licence: str
     record_form: str = "messages"
+    ranked: bool = False  # whether it says which of two answers is better
 
 
 FORMS: dict[str, Form] = {
     "openwebmath": Form(each(web_page), "openwebmath", "ODC-By 1.0", "text"),
     "slimpajama": Form(each(slimpajama), "slimpajama", "mixed", "text"),
-    "stackexchange": Form(paired, "stackexchange", "CC BY-SA 4.0"),
+    "stackexchange": Form(paired, "stackexchange", "CC BY-SA 4.0", ranked=True),
     "stackexchange-dump": Form(None, "stackexchange", "CC BY-SA 4.0"),
     "mathinstruct": Form(each(question_answer("instruction", "output", "source")), "mathinstruct", "MIT"),
-    "metamathqa": Form(each(question_answer("query", "response", "type")), "metamathqa", "MIT"),
-    "gsm8k": Form(each(gsm8k), "gsm8k", "MIT"),
+    "metamathqa": Form(each(with_answer(question_answer("query", "response", "type"))), "metamathqa", "MIT"),
+    "gsm8k": Form(each(with_answer(gsm8k)), "gsm8k", "MIT"),
+    "math": Form(each(with_answer(math)), "math", "MIT"),
     "ultrachat": Form(each(ultrachat), "ultrachat", "MIT"),
     "dolly": Form(each(dolly), "dolly", "CC BY-SA 3.0"),
-    "oasst1": Form(oasst, "oasst1", "Apache 2.0"),
+    "oasst1": Form(oasst, "oasst1", "Apache 2.0", ranked=True),
+    "ultrafeedback": Form(each(preference), "ultrafeedback", "MIT", "preferences", ranked=True),
+    "dpo-en": Form(each(preference), "dpo-en", "mixed", "preferences", ranked=True),
 }
 
 
@@ -453,8 +510,10 @@ class Judge:
         from data_prep.words import normalised_text
 
         content = content_of(item, self.record_form)
-        if self.record_form == "messages" and (reason := conversation_fault(item.turns)):
+        if self.record_form != "text" and (reason := conversation_fault(item.turns)):
             return Reject(item.id, reason)
+        if self.record_form == "preferences" and item.rejected in ("", item.turns[-1][1]):
+            return Reject(item.id, "no-preference")
         try:
             content.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -482,16 +541,22 @@ def content_of(item: Item, record_form: str) -> str:
     """All words of an item, in the form in which it will be written."""
     if record_form == "text" and item.text:
         return "\n\n".join(part for part in (item.title, item.text) if part)
-    return "\n\n".join(text for _, text in item.turns)
+    texts = [text for _, text in item.turns]
+    return "\n\n".join([*texts, item.rejected] if record_form == "preferences" else texts)
 
 
 def record_of(item: Item, form: Form, record_form: str) -> dict[str, Any]:
     """An item as a line of train.jsonl or val.jsonl."""
     licence = item.licence or form.licence
-    if record_form == "messages":
+    if record_form != "text":
         messages = [{"role": role, "content": text} for role, text in item.turns]
-        facts = {"id": item.id, "source": form.source, "title": item.title, "messages": messages}
-        return {**facts, "year": item.year, "licence": licence}
+        facts = {"id": item.id, "source": form.source, "title": item.title}
+        if record_form == "messages":
+            said: dict[str, Any] = {"messages": messages, **({"answer": item.answer} if item.answer else {})}
+        else:
+            worse = {"role": "assistant", "content": item.rejected}
+            said = {"prompt": messages[:-1], "chosen": messages[-1:], "rejected": [worse]}
+        return {**facts, **said, "year": item.year, "licence": licence}
     return {
         "id": item.id,
         "version": None,
@@ -588,7 +653,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--input", type=Path, nargs="+", required=True, help="files of the set, or folders of them")
     parser.add_argument("--out", type=Path, required=True, help="output folder")
     parser.add_argument(
-        "--as", dest="record_form", choices=("text", "messages"), help="form of the records (default: the set's own)"
+        "--as",
+        dest="record_form",
+        choices=("text", "messages", "preferences"),
+        help="form of the records (default: the set's own)",
     )
     parser.add_argument("--language", default="en", help="of OASST1's conversations (default: %(default)s)")
     parser.add_argument("--min-chars", type=int, default=1, help="shortest text (default: %(default)s)")
@@ -599,8 +667,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     form = FORMS[args.name]
     record_form = args.record_form or form.record_form
-    if record_form == "messages" and form.record_form == "text":
-        raise UserError(f"{args.name} holds web pages, which are no conversations; leave out --as messages")
+    if record_form != "text" and form.record_form == "text":
+        raise UserError(f"{args.name} holds web pages, which are no conversations; leave out --as {record_form}")
+    if record_form == "preferences" and not form.ranked:
+        ranked = ", ".join(sorted(name for name, one in FORMS.items() if one.ranked))
+        raise UserError(f"{args.name} does not say which answers are worse; --as preferences is for {ranked}")
     if not 0 <= args.val_frac <= 1:
         raise UserError(f"--val-frac {args.val_frac:g} is no share; choose from 0 to 1")
     files = find_files(args.input)

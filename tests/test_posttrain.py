@@ -119,14 +119,20 @@ def test_a_long_conversation_is_cut_after_the_last_answer_that_fits(tokenizer: A
 def test_every_conversation_is_counted(tokenizer: Any, tmp_path: Path) -> None:
     folder = write_conversations(
         tmp_path / "chat",
-        [turns("q", "a"), turns("q", "a", "word " * 90), turns("q"), turns("</s>", "a"), turns("word " * 90, "a")],
+        [turns("q", "a"), turns("Q", "a", "word " * 90), turns("q"), turns("</s>", "a"), turns("word " * 90, "a")],
     )
-    rows, fates = posttrain.encode_split([folder, folder], "train", tokenizer, 60)
-    assert fates == {"whole": 4, "no-answer": 2, "special": 2, "too-long": 2}
-    assert len(rows) == 4
-    sentences = list(posttrain.describe(rows, fates, 60))
-    assert sentences[0].startswith("10 conversations in, 4 trained on")
+    how = (posttrain.sft_row, tokenizer, 60, posttrain.SftSettings())
+    rows, fates = posttrain.encode_split({folder: 1.0}, "train", *how)
+    assert fates == {"whole": 2, "no-answer": 1, "special": 1, "too-long": 1}
+    assert len(rows) == 2
+    sentences = list(posttrain.describe(rows, fates, 60, posttrain.SftSettings()))
+    assert sentences[0].startswith("5 records in, 2 trained on")
     assert len(sentences) == 4
+    twice, same = posttrain.encode_split({folder: 2.5}, "train", *how)
+    assert same == fates
+    assert [twice.count(row) for row in rows] in ([3, 2], [2, 3])
+    assert posttrain.encode_split({folder: 2.5}, "train", *how)[0] == twice
+    assert len(posttrain.encode_split({folder: 2.5}, "val", *how)[0]) == 2
 
 
 # --- training ---
@@ -190,12 +196,16 @@ def test_bad_input_is_one_line(tmp_path: Path, data: Path) -> None:
     need_trl()
     words = ["--model", str(tiny_checkpoint()), "--out", str(tmp_path / "out"), "--data"]
     assert "does not exist" in refusal(*words, str(tmp_path / "nothing"))
-    assert "has an answer to train on" in refusal(*words, str(write_conversations(tmp_path / "a", [turns("q")])))
+    assert "can be trained on; the counts stand above" in refusal(
+        *words, str(write_conversations(tmp_path / "a", [turns("q")]))
+    )
     (tmp_path / "a" / "train.jsonl").write_text('{"id": "1", "text": "no messages"}\n')
     assert "record 1 has no messages; data_prep/external.py --as messages" in refusal(*words, str(tmp_path / "a"))
     strange = write_conversations(tmp_path / "b", [[{"role": "oracle", "content": "x"}]])
     assert "role 'oracle'" in refusal(*words, str(strange))
     assert "max_position_embeddings 128" in refusal(*words, str(data), "--context-tokens", "500")
+    assert "either --data with folders, or --mixture" in refusal(*words[:-1])
+    assert "either --data with folders, or --mixture" in refusal(*words, str(data), "--mixture", "m.json")
     assert not (tmp_path / "out").exists()
 
 
@@ -222,3 +232,56 @@ def test_absent_packages_are_one_line(tmp_path: Path, data: Path, monkeypatch: p
 def test_deepspeeds_launcher_may_add_its_flag() -> None:
     flags = posttrain.parser().parse_args(["--local_rank=1", "sft", "--model", "m", "--data", "d", "--out", "o"])
     assert flags.local_rank == 1
+
+
+# --- the mixture ---
+
+
+def write_mixture(path: Path, *sources: tuple[str, float, Path]) -> Path:
+    entries = {
+        name: {"stage": "post-training", "weight": weight, "dataset": str(folder)} for name, weight, folder in sources
+    }
+    papers = {"arxiv": {"stage": "pretraining", "weight": 1.0, "dataset": "dataset_train_val"}}
+    path.write_text(json.dumps({"sources": papers | entries}))
+    return path
+
+
+def test_a_mixture_gives_the_folders_of_a_subject_with_their_weights(tmp_path: Path, data: Path) -> None:
+    mixture = write_mixture(
+        tmp_path / "mixture.json", ("ultrachat", 1.0, tmp_path / "chat"), ("mathinstruct", 2.0, data)
+    )
+    words = ["sft", "--model", "m", "--out", "o", "--mixture", str(mixture)]
+    flags = posttrain.parser().parse_args([*words, "--subject", "mathematics"])
+    assert posttrain.folders_of(flags) == {data: 2.0}
+    assert list(posttrain.folders_of(posttrain.parser().parse_args(words))) == [tmp_path / "chat", data]
+    chat_alone = write_mixture(tmp_path / "chat.json", ("ultrachat", 1.0, data))
+    with pytest.raises(UserError, match="no post-training source of mathematics; it names ultrachat"):
+        posttrain.folders_of(posttrain.parser().parse_args([*words[:-1], str(chat_alone), "--subject", "mathematics"]))
+
+
+def test_the_plan_says_passes_and_orders_the_stages(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixture = write_mixture(
+        tmp_path / "mixture.json", ("ultrachat", 1.0, tmp_path / "absent"), ("mathinstruct", 2.0, data)
+    )
+    num_chars = sum(
+        len(message["content"])
+        for line in (data / "train.jsonl").read_text().splitlines()
+        for message in json.loads(line)["messages"]
+    )
+    tokens = num_chars / posttrain.CHARS_PER_TOKEN
+    assert posttrain.main(["plan", "--mixture", str(mixture), "--tokens", str(tokens * 6)]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[1].split()[:3] == ["ultrachat", "1.0", "none"]
+    assert out[2].split() == ["mathinstruct", "2.0", f"{tokens:,.0f}", "6.00"]
+    assert out[3].endswith("= 3.00 epochs of what is there")
+    assert [line.split("--subject ")[1].split()[0] for line in out[4:]] == ["mathematics", "chat"]
+    assert "--model runs/sft-mathematics/hf" in out[5]
+
+
+def test_the_default_plan_is_the_papers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert posttrain.main(["plan"]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:4]]
+    assert names == ["stackexchange", "mathinstruct", "ultrachat"]
+    assert posttrain.parser().parse_args(["plan"]).tokens == 5e9
