@@ -48,9 +48,9 @@ from data_prep.token_files import (
     TokenSequences,
     check_tokenizer_fits,
     checked_text,
-    load_encoder,
     open_split,
     open_token_file,
+    packing_encoder,
     read_json,
     tokenizer_facts,
     tokenizer_fingerprint,
@@ -139,11 +139,13 @@ def source_name(record: Mapping[str, Any]) -> str:
 
 def encode_documents(texts: Sequence[str], folder: Path, facts: TokenizerFacts) -> Packed:
     """BOS + text + EOS of each text."""
-    encoder = load_encoder(folder, facts.fingerprint)
+    encoder, replacements = packing_encoder(folder, facts.fingerprint)
     bos, eos = (np.array([number], TOKEN_DTYPE) for number in (facts.bos_id, facts.eos_id))
     pieces: list[bytes] = []
     lengths = []
     for batch in batches(texts):
+        for old, new in replacements:
+            batch = [text.replace(old, new) for text in batch]
         for encoding in encoder.encode_batch_fast(batch, add_special_tokens=False):
             ids = np.array(encoding.ids, TOKEN_DTYPE)
             pieces += (bos.tobytes(), ids.tobytes(), eos.tobytes())

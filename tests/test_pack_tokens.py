@@ -19,7 +19,16 @@ from data_prep import pack_tokens, token_files
 from data_prep.cli import UserError
 from data_prep.pack_tokens import Shard, cut_shards, main, pack
 from data_prep.records import training_text
-from data_prep.token_files import TokenSequences, load_encoder, open_split, permute, prose_text, tokenizer_facts
+from data_prep.token_files import (
+    TokenSequences,
+    can_overlap,
+    load_encoder,
+    open_split,
+    packing_encoder,
+    permute,
+    prose_text,
+    tokenizer_facts,
+)
 from tests.conftest import run_command
 from tests.small_corpus import small_records, small_tokenizer, write_records
 
@@ -94,6 +103,76 @@ def test_prose_is_a_part_of_its_own(dataset: Path, tokenizer: Path) -> None:
         == prose_text(TRAIN[0])
         == TRAIN[0]["text"].split("\\begin{theorem}")[0].strip()
     )
+
+
+PARTS_OF_TEXT = (" ", "  ", "▁", "\ue000", "1", "2", "\\frac", "\\fra", "\\in", "</s>", "a", "the ", "\n", "é", "\0")
+
+
+@given(st.lists(st.sampled_from(PARTS_OF_TEXT), max_size=12).map("".join))
+@settings(max_examples=300, deadline=None)
+def test_texts_are_packed_with_the_ids_of_the_tokenizer(tokenizer: Path, text: str) -> None:
+    facts = tokenizer_facts(tokenizer)
+    packed = pack_tokens.encode_documents([text], tokenizer, facts)
+    assert packing_encoder(tokenizer, facts.fingerprint)[1]  # the quick way was taken
+    ids = load_encoder(tokenizer).encode(text, add_special_tokens=False).ids
+    assert np.frombuffer(packed.tokens, "<u4").tolist() == [facts.bos_id, *ids, facts.eos_id]
+
+
+IN_WORDS = {
+    "id": 600,
+    "content": "",
+    "single_word": False,
+    "lstrip": False,
+    "rstrip": False,
+    "normalized": False,
+    "special": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "token"),
+    [
+        ({"type": "Lowercase"}, None),
+        ({"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Lowercase"}]}, None),
+        ({"type": "Replace", "pattern": {"Regex": "a+"}, "content": "a"}, None),
+        (None, {"content": "of the"}),
+        (None, {"content": "ab\ue000"}),
+        (None, {"content": "xyz", "normalized": True}),
+        (None, {"content": "xyz", "lstrip": True}),
+        (None, {"content": "xyz", "single_word": True}),
+    ],
+)
+def test_a_normaliser_that_replacing_cannot_stand_for_stays(
+    tokenizer: Path, tmp_path: Path, normalizer: "dict[str, object] | None", token: "dict[str, object] | None"
+) -> None:
+    shutil.copytree(tokenizer, tmp_path / "other")
+    content = json.loads((tokenizer / "tokenizer.json").read_text())
+    content["normalizer"] = normalizer or content["normalizer"]
+    content["added_tokens"] += [IN_WORDS | token] if token else []
+    (tmp_path / "other" / "tokenizer.json").write_text(json.dumps(content))
+    facts, text = tokenizer_facts(tmp_path / "other"), "Aaa of the xyz xyzz\n ab\ue000 B"
+    assert packing_encoder(tmp_path / "other", facts.fingerprint)[1] == []
+    packed = pack_tokens.encode_documents([text], tmp_path / "other", facts)
+    ids = load_encoder(tmp_path / "other").encode(text, add_special_tokens=False).ids
+    assert np.frombuffer(packed.tokens, "<u4").tolist() == [facts.bos_id, *ids, facts.eos_id]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "can"),
+    [
+        ("ab", "bc", True),
+        ("bc", "ab", True),
+        ("abc", "b", True),
+        ("b", "abc", True),
+        ("ab", "cd", False),
+        ("ab", "ba", True),
+        ("aab", "baa", True),
+        ("abc", "bd", False),
+        ("<|1|>", "\ue0001", False),
+    ],
+)
+def test_strings_that_can_overlap(one: str, other: str, can: bool) -> None:
+    assert can_overlap(one, other) is can
 
 
 @pytest.mark.parametrize("shard_bytes", [1, 1000, 1 << 20])
