@@ -6,8 +6,9 @@ In: a folder of e-prints (default ../shared/eprints/src). Out: figures on stdout
     python ../shared/fidelity/fidelity.py --set ../shared/eprints --texts /tmp/clean.jsonl --worst 20
     python benchmarks/fidelity_mended.py --texts /tmp/clean.jsonl
     python benchmarks/cleaning.py --growth
+    python data_prep/compile_cleaner.py && python benchmarks/cleaning.py
 
-Times are CPU seconds of this process; of `--rounds` rounds the fastest counts, because what else runs on the machine can only
+MB are those of the TeX files that a paper's text is made of; others in its archive are inflated, but do not count. Times are CPU seconds of this process; of `--rounds` rounds the fastest counts, because what else runs on the machine can only
 add. The speed of a bare Python loop is printed beside them, so that figures from two machines can be compared.
 """
 
@@ -21,10 +22,12 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: import from the repository root
 
+from data_prep import cleaner_form
 from data_prep.cli import Parser, need_file, run
 from data_prep.extraction import Eprint, Extracted, extract_source, iter_eprints
 from data_prep.latex_cleaner import Cleaned, clean_latex
 from data_prep.records import parse_name, write_jsonl
+from data_prep.shards import GC_ALLOCATIONS
 
 EPRINTS = Path(__file__).resolve().parent.parent.parent / "shared" / "eprints" / "src"
 LOOP_STEPS = 2_000_000  # of the bare loop
@@ -110,6 +113,7 @@ def measure(sources: Path, rounds: int, out: Path | None) -> None:
     total_s, ordered, cleaning_s, num_tex_bytes = best
     count = len(ordered)
     num_mb = num_tex_bytes / 1e6
+    print(f"the cleaner is {cleaner_form}")
     print(f"{num_mb:.1f} MB of TeX / {total_s:.2f} s = {num_mb / total_s:.1f} MB/s")
     print(f"{count} e-prints / {total_s:.2f} s = {count / total_s:.0f} e-prints/s; {len(texts)} have text")
     print(f"extraction {total_s - cleaning_s:.2f} s + cleaning {cleaning_s:.2f} s")
@@ -146,8 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="how often to measure; the fastest round counts")
     parser.add_argument("--growth", action="store_true", help="measure hostile sources instead")
     options = parser.parse_args(argv)
-    gc.collect()
-    gc.disable()  # extraction and cleaning make no reference cycles: there is nothing to collect (tests/test_latex_cleaner.py)
+    gc.set_threshold(GC_ALLOCATIONS)  # as prepare_dataset.py's workers do
     if options.growth:
         grow()
     else:

@@ -258,7 +258,10 @@ def ascii_compatible(data: bytes) -> bytes:
 
 def is_marked(data: bytes, marks: Sequence[bytes]) -> bool:
     """Whether one of arXiv's marks stands in a file's first lines."""
-    return any(mark in line for line in data[:5000].splitlines()[:NUM_MARK_LINES] for mark in marks)
+    head = data[:5000]
+    if not any(mark in head for mark in marks):  # nearly always
+        return False
+    return any(mark in line for line in head.splitlines()[:NUM_MARK_LINES] for mark in marks)
 
 
 def is_commented(data: bytes, pos: int) -> bool:

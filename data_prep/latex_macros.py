@@ -45,7 +45,7 @@ TELLING_ENVIRONMENTS = RAW_ENVIRONMENTS | {"document"}
 MAX_NAME_CHARS = 40  # of an environment
 PROGRAM = re.compile(
     r"\\(?:def|gdef|edef|xdef|expandafter|csname|newcommand|futurelet|relax|setlength|addtolength"
-    r"|advance|if(?!f(?![A-Za-z])|mmode)[A-Za-z@]+|@[A-Za-z@]+|begingroup|global|catcode)(?![A-Za-z@])"
+    r"|advance|if(?!(?:f|mmode|defined|csname|true|false)(?![A-Za-z@]))[A-Za-z@]+|@[A-Za-z@]+|begingroup|global|catcode)(?![A-Za-z@])"
 )
 IN_BOTH_MODES = re.compile(r"\\ifmmode\s*((?:(?!\\(?:else|fi|if)).)*)\\else\s*\$[^$]*\$\s*\\fi(?![A-Za-z@])", re.S)
 DEFINES = re.compile(r"\\(?:[gex]?def|newcommand|let|begin\{document)(?![A-Za-z@])")
@@ -161,7 +161,7 @@ PREFIXED = re.compile(
 CSNAME_DEFINITION = re.compile(
     r"\s*\\(def|gdef|edef|xdef|let|newcommand|renewcommand|providecommand)\s*\*?\s*\{?\s*\\csname\s+([^{}]{0,80}?)\\endcsname\s*\}?"
 )
-CSNAME = re.compile(r"\s*([^{}\\]{0,80})\\endcsname")
+CSNAME = re.compile(r"\s*([^{}]{0,80}?)\\endcsname")
 XPARSE_LETTERS = re.compile(r"[+!>]*\s*(?:(m|o|s|v|b)|([OD]|t|d|r|R|e|E))")
 COMPARISON = re.compile(
     r"\s*([^<=>\\]{0,20}|\\[A-Za-z@]+)\s*([<=>])\s*(-?[0-9.]+\s*(?:pt|cm|mm|in|em|ex)?|\\[A-Za-z@]+)\s?"
@@ -462,7 +462,9 @@ class Expander:
             elif letter == "o":
                 argument, pos = read_option(source, pos)
                 default = macro.defaults[number] if number < len(macro.defaults) else None
-                arguments.append(argument if argument is not None else NO_VALUE if default is None else default)
+                if argument is None or argument == NO_VALUE:  # one macro hands another what it was not given itself
+                    argument = NO_VALUE if default is None else default
+                arguments.append(argument)
             elif letter == "s":
                 star = text.startswith("*", skip_blanks(text, pos))
                 pos = skip_blanks(text, pos) + 1 if star else pos
@@ -572,7 +574,8 @@ class Expander:
         elif old is None:
             self.define(new, Macro("", (), target[2], frozen=True))
         else:
-            self.define(new, self.active.get(old) or Macro("", (), "\\" + old, frozen=True))
+            meaning = "" if old == "relax" else "\\" + old  # \relax does nothing
+            self.define(new, self.active.get(old) or Macro("", (), meaning, frozen=True))
         return target.end()
 
     def newenvironment(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
@@ -670,17 +673,22 @@ class Expander:
         return found.end() + max(0, end - len(new) - 2)
 
     def csname(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
-        """\\csname foo\\endcsname is \\foo."""
-        found = CSNAME.match(source.text, pos)
-        if not found:
+        """\\csname foo\\endcsname and etoolbox's \\csuse{foo} are \\foo, or nothing where the name is no word."""
+        if name == "csuse":
+            given, end = read_argument(source, pos)
+        else:
+            found = CSNAME.match(source.text, pos)
+            given, end = (found[1], found.end()) if found else (None, pos)
+        if given is None:
             out.append(source.text[start:pos])
             return pos
-        action = self.active.get(found[1])
+        named = self.expand_quietly(given, depth).strip()
+        action = self.active.get(named)
         if isinstance(action, Macro) and not action.program:
-            return self.macro(source, found[1], action, found.end(), start, out, depth)
-        if found[1].isalpha():
-            out.append("\\" + found[1] + " ")
-        return found.end()
+            return self.macro(source, named, action, end, start, out, depth)
+        if named.isalpha():
+            out.append("\\" + named + ("" if source.text[end : end + 1] in ("{", "[", "*") else " "))
+        return end
 
     # ------------------------------------------------------------ environments, raw text, conditionals
 
@@ -928,7 +936,7 @@ def tex_commands() -> dict[str, Macro | Handler]:
         ("long global outer protected", Expander.prefix),
         ("makeatletter makeatother", Expander.at_letter),
         ("expandafter", Expander.expandafter),
-        ("csname", Expander.csname),
+        ("csname csuse", Expander.csname),
         ("begin", Expander.begin),
         ("end", Expander.end),
         ("bye enddocument", Expander.bye),
@@ -961,5 +969,5 @@ TELLING = {  # what --explain calls them
     if action in DEFINERS
 }
 PREAMBLE_COMMANDS = (
-    frozenset(TEX_COMMANDS) - {"csname", "end", "bye", "enddocument"} - (CONDITIONALS - {"iffalse", "iftrue"})
+    frozenset(TEX_COMMANDS) - {"csname", "csuse", "end", "bye", "enddocument"} - (CONDITIONALS - {"iffalse", "iftrue"})
 )

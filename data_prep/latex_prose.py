@@ -59,15 +59,23 @@ MATH_COMMAND = rf"\\(?!{LOOK_IN_MATH}|begin)[^\n]"
 INNER_GROUP = rf"\{{{MATH_CHARS}(?:{MATH_COMMAND}{MATH_CHARS})*\}}"
 MATH_GROUP = rf"\{{{MATH_CHARS}(?:(?:{MATH_COMMAND}|{INNER_GROUP}){MATH_CHARS})*\}}"
 FORMULA = rf"\$(?=[^$]){MATH_CHARS}(?:(?:{MATH_COMMAND}|{MATH_GROUP}){MATH_CHARS})*\$"
+DISPLAY_CHARS = r"[^$\\{}\n]*(?:\n(?!\s*\n)[^$\\{}\n]*)*"
+DISPLAY_COMMAND = rf"\\(?!{LOOK_IN_MATH}|begin)[^]\n]"
+DISPLAY = rf"\\\[(?!\s*\\\]){DISPLAY_CHARS}(?:(?:{DISPLAY_COMMAND}|{MATH_GROUP}){DISPLAY_CHARS}){{0,100}}\\\]"
+KEPT = (  # structure that stays as it is written; other names of environments are looked up
+    r"\\item (?=\S)|\\(?:begin|end)\{(?:proof|thm|theorem|lem|lemma|prop|proposition|cor|corollary|defn?|definition|rem|remark"
+    r"|ex|example)\}"
+)
 PLAIN = r"[^\\{}$~&`'-]*"
 TOKEN = re.compile(r"\\([A-Za-z@]+|[\s\S])|[{}$~&]|``?|''|---?")
 STEP = re.compile(  # what is copied as it stands, and the first thing behind it that is not
-    rf"{PLAIN}(?:(?:{FORMULA}|'(?!')|-(?!-)){PLAIN}){{0,200}}"
+    rf"{PLAIN}(?:(?:{FORMULA}|{DISPLAY}|{KEPT}|'(?!')|-(?!-)){PLAIN}){{0,200}}"
     r"(?:\\([A-Za-z@]+|[\s\S])|([{}$~&]|``?|''|---?|'|-)|\Z)"
 )
 AFTER_WORD = re.compile(r"[ \t]*")
 NAME = re.compile(r"\s*\{\s*([^{}\\$%&#~]*?)\s*\}")
 RUN_OF_BLANKS = re.compile("  +")
+BLANK_LINES = re.compile("\n\n\n+")
 PARAGRAPH = re.compile(r"\n[ \t]*\n")
 IN_MATH = re.compile(
     rf"\\(?=[bleinpxr])(?:({LOOK_IN_MATH})(?![A-Za-z@])|begin\s*\{{({'|'.join(sorted(REMOVED_IN_MATH))})\}})"
@@ -86,7 +94,9 @@ BOX_SIZE = re.compile(r"\s*(?:to|spread)\s*(?:[-\d.,]*\s*(?:true\s*)?(?:pt|cm|mm
 LETTER_BEHIND_ACCENT = re.compile(
     r"\s*(?:\{\s*(?:\\([ij])(?![A-Za-z])|([^\W\d_]))\s*(?:\{\s*\})?\s*\}|\\([ij])(?![A-Za-z])\s?|([^\W\d_]))"
 )
-LAST_WORD = re.compile(r"([A-Za-z.]+)[\s~(\[,:]*$")
+DROW_TSAL = re.compile(
+    r"[\s~(\[,:]*([A-Za-z.]+)"
+)  # the last word, of a text read backwards: a search would try every start
 INPUT_NAME = re.compile(r"\s*(?:\{[^{}]*\}|[^\s{}\\]+)")
 GRAPHICS_FILE = re.compile(r"\s*(?:\[[^]\n]*\])?\s*(?:\{[^{}\n]*\}|[^\s{}\\]+)")
 ASSIGNED_LENGTH = re.compile(
@@ -318,7 +328,7 @@ class Cleaner:
             out.append("[*]")
             return pos
         before = "".join(out[-3:])[-60:]
-        match = LAST_WORD.search(before)
+        match = DROW_TSAL.match(before[::-1])
         opened = before.rstrip()[-1:]
         after = skip_blanks(self.text, pos)
         if opened in "([" and opened and self.text[after : after + 1] in (")", "]"):
@@ -327,7 +337,7 @@ class Cleaner:
                 out[-1] = out[-1][:-1]
                 self.trim()
                 return after + 1
-        if match is None or match[1].lower() in NEED_OBJECT or opened in ".([,":
+        if match is None or match[1][::-1].lower() in NEED_OBJECT or opened in ".([,":
             out.append("[*]")
         else:
             self.trim()
@@ -736,17 +746,8 @@ def tidy(text: str) -> str:
 def fold(text: str) -> str:
     """`tidy` of text that holds no raw text."""
     text = "\n".join(map(str.strip, text.replace("\t", " ").split("\n")))
-    if "  " in text:
-        text = RUN_OF_BLANKS.sub(" ", text)
-    paragraphs = text.split("\n\n")
-    last = len(paragraphs) - 1
-    return "\n\n".join(
-        [
-            kept
-            for number, paragraph in enumerate(paragraphs)
-            if (kept := paragraph.lstrip("\n") if number else paragraph) or number in (0, last)
-        ]
-    )
+    text = RUN_OF_BLANKS.sub(" ", text)
+    return BLANK_LINES.sub("\n\n", text)
 
 
 def build_actions() -> dict[str, str | Handler]:

@@ -189,17 +189,19 @@ def strip_comments(text: str, places: list[tuple[int, int]] | None = None) -> st
     out: list[str] = []
     source: Source | None = None
     size = pos = 0
+    start = -2  # where the next % stands; -1 where none does
     while True:
-        start = text.find("%", pos)
+        if -1 != start < pos:
+            start = text.find("%", pos)
         while raw is not None and raw.start() < pos:
             raw = next(raw_begins, None)
         if raw is not None and (start < 0 or raw.start() < start):
-            start, begun, name = raw.start(), raw.end(), raw[1]
+            begin, begun, name = raw.start(), raw.end(), raw[1]
             source = source or Source(text)
             close = source.closing("\\end{" + name + "}", begun) - len(name) - 6
             if name in SKIPPED_ENVIRONMENTS:
-                out.append(text[pos:start])
-                size += start - pos
+                out.append(text[pos:begin])
+                size += begin - pos
                 pos = len(text) if close < 0 else close + len(name) + 6
                 if places is not None:
                     places.append((size, pos))

@@ -152,8 +152,9 @@ DROPPED: dict[str, str] = {
             newacronym setbeamertemplate setbeamerfont crefname Crefname colorlet crefformat Crefformat
             DeclareUnicodeCharacter addtokomafont setkomafont algrenewcommand bookmarksetup SetKwInOut
             SetKwFunction algnewcommand creflabelformat pretocmd apptocmd AtBeginEnvironment altaffiltext
-            plottwo psfrag epsfigure multicolumn""",
-        "mmm": "addcontentsline definecolor DeclareFontFamily crefrangeformat contentsline",
+            plottwo psfrag epsfigure multicolumn PackageWarning PackageWarningNoLine PackageInfo ClassWarning
+            ClassWarningNoLine ClassInfo""",
+        "mmm": "PackageError ClassError addcontentsline definecolor DeclareFontFamily crefrangeformat contentsline",
         "mmmm": "DeclareMathSymbol DeclareSymbolFont SetSymbolFont SetMathAlphabet xpatchcmd",
         "mmmmm": "DeclareFontShape DeclareMathAlphabet",
         "*m": "vspace hspace enlargethispage nocite",

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: import from the repository root
 
+from data_prep import cleaner_form
 from data_prep.cli import EXIT_DONE, Parser, UserError, duration, need_file, run
 from data_prep.corpus_folder import MANIFEST, SHARDS, TIMINGS, VAL, Settings
 from data_prep.filters import Limits, limit_flags
@@ -270,6 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--num-shards merges them"
         )
     else:
+        print(f"the cleaner is {cleaner_form}")
         tell(*(json.loads((settings.out / name).read_text()) for name in (MANIFEST, TIMINGS)))
     return EXIT_DONE
 

@@ -10,6 +10,7 @@ What a shard cannot know alone (another version of a paper, a duplicate in anoth
 
 import contextlib
 import functools
+import gc
 import hashlib
 import json
 import os
@@ -55,6 +56,11 @@ ITEMS, RECORDS, INDEX, COST = "items.jsonl", "records.jsonl", "index.npz", "cost
 
 class Interrupted(Exception):
     """Raised between two papers when the run was asked to stop; the shard's unfinished folder is gone."""
+
+
+GC_ALLOCATIONS = (
+    100_000  # between searches for cycles: cleaning makes none (tests/test_latex_cleaner.py), and each search costs
+)
 
 
 @dataclass(frozen=True)
@@ -365,6 +371,7 @@ def broken_line(broken: BrokenSource) -> dict[str, Any]:
 
 def process_shard(job: Job, shard: Shard, should_stop: Callable[[], bool] = lambda: False) -> Done:
     """Do one shard, unless its folder is there. Raises Interrupted, and OSError for a disk that is full or fails."""
+    gc.set_threshold(GC_ALLOCATIONS)
     final = job.shards_folder / shard.folder_name
     partial = final.with_name(f"{final.name}.{os.uname().nodename}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -164,7 +164,7 @@ def test_billion_laughs_stop_at_the_budget() -> None:
 
 
 def test_cleaning_leaves_nothing_for_the_garbage_collector() -> None:
-    """So that a worker may switch it off."""
+    """So that a worker may call it seldom."""
     source = PADDING + "\\newcommand{\\x}[1]{#1}\\newif\\iff \\x{$y$} \\footnote{a} \\begin{figure}\\end{figure}"
     gc.collect()
     gc.disable()
