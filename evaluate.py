@@ -1,24 +1,27 @@
 """How good a checkpoint is: bits per byte of text that it never saw, accuracy on public benchmarks, two results compared.
 
 In: a Hugging Face folder; for `perplexity` the val.jsonl of a dataset, for `benchmarks` local files or the hub. Out: tables on stdout,
-the same and every document's or question's result as JSON with --out; `compare` pairs two such files.
+the same and every document's or question's result as JSON with --out; --compare pairs two such files.
 
 perplexity: bits per byte first, because token perplexity depends on the tokenizer: longer tokens make it larger. All documents, by
 subject, prose against mathematics, by length of the context, each with a 95% confidence interval. Each document is BOS + its
 text. Windows slide over it, so that every byte of the text is predicted exactly once, with as much context as the window
 allows. The end-of-text token is no byte of the text and is not counted.
 
-benchmarks: lm-evaluation-harness asks (pip install lm_eval), with BOS before each prompt.
+benchmarks: lm-evaluation-harness asks (pip install lm_eval; for MATH math-verify, too), with BOS before each prompt. Beside each figure
+stand those that the cards of KodaLite-1.3B and TinyMathReason-1B have published.
 
 Examples:
     python evaluate.py perplexity --model runs/pretrain/hf --dataset dataset_train_val
     python evaluate.py perplexity --model runs/pretrain/hf --dataset dataset_train_val --context-tokens 4096 --max-documents 500
     python evaluate.py benchmarks --model runs/pretrain/hf --out bench.json --tasks arc_easy piqa --data ../shared/datasets
-    python evaluate.py compare bench-a.json bench-b.json
+    python evaluate.py benchmarks --model runs/grpo/hf --out bench.json --tasks gsm8k --shots 8
+    python evaluate.py --compare bench-a.json bench-b.json
 """
 
 import argparse
 import hashlib
+import importlib.metadata
 import importlib.util
 import itertools
 import json
@@ -27,7 +30,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -413,70 +416,174 @@ WINOGRANDE = {  # one ending after two beginnings: the harness takes an index fo
     "doc_to_target": "{{continuation}}",
     "metric_list": [{"metric": "acc"}],
 }
+PIQA = {**CHOICE, "doc_to_text": "{{query}}Answer:"}
+BOOLQ = {**CHOICE, "metric_list": [{"metric": "acc"}]}
+OPENBOOKQA = {**CHOICE, "doc_to_text": "{{query}}"}
 LAMBADA = {
     "output_type": "loglikelihood",
     "doc_to_text": "{{context}}",
     "doc_to_target": "{{' ' + continuation}}",
     "metric_list": [{"metric": "acc"}],
 }
-GSM8K = {  # the harness's own prompt and its strict filter: the number after ####
+GSM8K = {  # the harness's own prompt and filters: the number after ####, or the last number
     "output_type": "generate_until",
     "fewshot_split": "train",
     "num_fewshot": 5,
     "doc_to_text": "Question: {{question}}\nAnswer:",
     "doc_to_target": "{{answer}}",
-    "metric_list": [{"metric": "exact_match", "regexes_to_ignore": [",", "\\$", "(?s).*#### ", "\\.$"]}],
-    "generation_kwargs": {"until": ["Question:", "</s>", "<|im_end|>"], "do_sample": False},
+    "metric_list": [
+        {"metric": "exact_match", "ignore_case": True, "regexes_to_ignore": [",", "\\$", "(?s).*#### ", "\\.$"]}
+    ],
+    "generation_kwargs": {"until": ["Question:", "</s>", "<|im_end|>"], "do_sample": False, "temperature": 0.0},
     "filter_list": [
         {
             "name": "strict-match",
             "filter": [{"function": "regex", "regex_pattern": "#### (\\-?[0-9\\.\\,]+)"}, {"function": "take_first"}],
-        }
+        },
+        {
+            "name": "flexible-extract",
+            "filter": [
+                {"function": "regex", "group_select": -1, "regex_pattern": "(-?[$0-9.,]{2,})|(-?[0-9]+)"},
+                {"function": "take_first"},
+            ],
+        },
     ],
 }
 
 
+def need_judge_of_math() -> None:
+    """Raise UserError unless the packages are there with which the harness judges MATH; it wants this very antlr."""
+    try:
+        from math_verify import verify  # noqa: F401
+
+        fits = importlib.metadata.version("antlr4-python3-runtime").startswith("4.11.")
+    except (ImportError, importlib.metadata.PackageNotFoundError):
+        fits = False
+    if not fits:
+        raise UserError(
+            "minerva_math needs two packages: pip install math-verify antlr4-python3-runtime==4.11.0; or give --tasks without it"
+        )
+
+
+def minerva_settings() -> dict[str, Any]:
+    """The harness's own task for MATH, its prompt of four examples and its two judges, over rows of a local file."""
+    need_judge_of_math()
+    from lm_eval.tasks.minerva_math import utils
+
+    def with_its_names(rows: Any) -> Any:
+        return utils.process_docs(rows.rename_columns({"context": "problem", "chain_of_thought": "solution"}))
+
+    return {
+        "output_type": "generate_until",
+        "process_docs": with_its_names,
+        "doc_to_text": utils.doc_to_text,
+        "doc_to_target": "{{answer if few_shot is undefined else solution}}",
+        "process_results": utils.process_results,
+        "metric_list": [
+            {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("exact_match", "math_verify")
+        ],
+        "generation_kwargs": {"until": ["Problem:"], "do_sample": False, "temperature": 0},
+        "num_fewshot": 4,
+        "fewshot_config": {"sampler": "first_n", "samples": utils.list_fewshot_samples},
+    }
+
+
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark under the harness's name: what guessing scores, and how local files of it are asked (None: hub only)."""
+    """A benchmark under the harness's name: what guessing scores, and how local files of it are asked (None: hub only).
+
+    `max_shots`: how many examples a local file can give; None is any number, from its own training questions.
+    """
 
     chance: float
     files: Mapping[str, str] | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Callable[[], Mapping[str, Any]] = dict
+    max_shots: int | None = 0
 
 
 # KodaLite's eight and TinyMathReason's, as the harness names them. Local files are in the form of llm-foundry's evaluation data.
 BENCHMARKS = {
     "hellaswag": Benchmark(0.25),
-    "arc_easy": Benchmark(0.25, {"test": "benchmarks/arc_easy.jsonl.gz"}, CHOICE),
-    "arc_challenge": Benchmark(0.25, {"test": "benchmarks/arc_challenge.jsonl.gz"}, CHOICE),
-    "winogrande": Benchmark(0.5, {"test": "benchmarks/winogrande.jsonl.gz"}, WINOGRANDE),
-    "piqa": Benchmark(0.5, {"test": "benchmarks/piqa.jsonl.gz"}, {**CHOICE, "doc_to_text": "{{query}}Answer:"}),
-    "boolq": Benchmark(0.5, {"test": "benchmarks/boolq.jsonl.gz"}, {**CHOICE, "metric_list": [{"metric": "acc"}]}),
-    "openbookqa": Benchmark(0.25, {"test": "benchmarks/openbook_qa.jsonl.gz"}, {**CHOICE, "doc_to_text": "{{query}}"}),
-    "lambada_openai": Benchmark(0.0, {"test": "benchmarks/lambada_openai.jsonl.gz"}, LAMBADA),
-    "gsm8k": Benchmark(0.0, {"test": "gsm8k/test.jsonl.gz", "train": "gsm8k/train.jsonl.gz"}, GSM8K),
-    "minerva_math": Benchmark(0.0),
+    "arc_easy": Benchmark(0.25, {"test": "benchmarks/arc_easy.jsonl.gz"}, lambda: CHOICE),
+    "arc_challenge": Benchmark(0.25, {"test": "benchmarks/arc_challenge.jsonl.gz"}, lambda: CHOICE),
+    "winogrande": Benchmark(0.5, {"test": "benchmarks/winogrande.jsonl.gz"}, lambda: WINOGRANDE),
+    "piqa": Benchmark(0.5, {"test": "benchmarks/piqa.jsonl.gz"}, lambda: PIQA),
+    "boolq": Benchmark(0.5, {"test": "benchmarks/boolq.jsonl.gz"}, lambda: BOOLQ),
+    "openbookqa": Benchmark(0.25, {"test": "benchmarks/openbook_qa.jsonl.gz"}, lambda: OPENBOOKQA),
+    "lambada_openai": Benchmark(0.0, {"test": "benchmarks/lambada_openai.jsonl.gz"}, lambda: LAMBADA),
+    "gsm8k": Benchmark(0.0, {"test": "gsm8k/test.jsonl.gz", "train": "gsm8k/train.jsonl.gz"}, lambda: GSM8K, None),
+    "minerva_math": Benchmark(0.0, {"test": "benchmarks/math.jsonl.gz"}, minerva_settings, 4),
     "mmlu": Benchmark(0.25),
 }
-ACCURACIES = ("acc", "acc_norm", "exact_match")  # the metrics that are 0 or 1 for each question
+ACCURACIES = ("acc", "acc_norm", "exact_match", "math_verify")  # the metrics that are 0 or 1 for each question
+GENERATING = ("gsm8k", "minerva_math")  # which want a text, not a choice
+GENERATED_TOKENS = 256  # the harness's own limit for these texts
+PARTS_OF = (
+    "minerva_math",
+    "mmlu",
+)  # which the harness asks in parts from the hub, minerva_math_algebra and so on; here they are one
+
+# What the siblings' cards say, in %, with the number of examples that each figure was measured with. Read on 2026-11-21:
+# huggingface.co/YoAbriel/KodaLite-1.3B (asked by a script of its own, not by the harness) and
+# huggingface.co/himanshunakrani9/TinyMathReason-1B-grpo (which does not say whether acc or acc_norm; GSM8K after GRPO is the last number).
+PUBLISHED: dict[str, dict[str, tuple[float, int]]] = {
+    "KodaLite": {
+        "hellaswag": (25.65, 0),
+        "arc_easy": (32.79, 0),
+        "arc_challenge": (21.50, 0),
+        "winogrande": (49.57, 0),
+        "piqa": (58.92, 0),
+        "boolq": (44.34, 0),
+        "openbookqa": (25.00, 0),
+        "lambada_openai": (18.22, 0),
+    },
+    "TMR base": {
+        "gsm8k": (1.0, 8),
+        "minerva_math": (0.0, 4),
+        "arc_challenge": (21.7, 25),
+        "mmlu": (23.5, 5),
+        "hellaswag": (25.8, 10),
+    },
+    "TMR SFT": {
+        "gsm8k": (1.0, 8),
+        "minerva_math": (0.0, 4),
+        "arc_challenge": (24.7, 25),
+        "mmlu": (24.6, 5),
+        "hellaswag": (26.7, 10),
+    },
+    "TMR GRPO": {
+        "gsm8k": (2.2, 8),
+        "minerva_math": (2.0, 4),
+        "arc_challenge": (22.8, 25),
+        "mmlu": (23.6, 5),
+        "hellaswag": (26.3, 10),
+    },
+}
 
 
-def choose_tasks(names: Sequence[str] | None, data: Path | None) -> list[Any]:
+def choose_tasks(names: Sequence[str] | None, data: Path | None, shots: int | None = None) -> list[Any]:
     """What the harness is asked: names of its own tasks, or with `data` tasks that read the local files of that folder.
 
-    Without names: all, or all that have their files. UserError for an unknown name, or one without local files.
+    Without names: all, or all that have their files. UserError for an unknown name, one without local files, or more `shots`
+    than these can give.
     """
     for name in names or ():
         if name not in BENCHMARKS:
             raise UserError(f"{name} is no benchmark that we know; give some of {', '.join(BENCHMARKS)}")
     if data is None:
+        if "minerva_math" in (names or BENCHMARKS):
+            need_judge_of_math()
         return list(names or BENCHMARKS)
     tasks = []
     for name in names or BENCHMARKS:
         files = {split: data / file for split, file in (BENCHMARKS[name].files or {}).items()}
         absent = [path for path in files.values() if not path.is_file()]
         if files and not absent:
+            limit = BENCHMARKS[name].max_shots
+            if shots is not None and limit is not None and shots > limit:
+                raise UserError(
+                    f"{name}: its local file can give {limit} examples, not {shots}; give other --tasks or --shots"
+                )
             data_files = {split: str(path) for split, path in files.items()}
             tasks.append(
                 {
@@ -484,7 +591,7 @@ def choose_tasks(names: Sequence[str] | None, data: Path | None) -> list[Any]:
                     "dataset_path": "json",
                     "dataset_kwargs": {"data_files": data_files},
                     "test_split": "test",
-                    **BENCHMARKS[name].settings,
+                    **BENCHMARKS[name].settings(),
                 }
             )
         elif names:
@@ -504,7 +611,13 @@ def benchmarks(flags: Any) -> int:
         raise UserError("benchmarks need the package lm_eval, which is not installed; pip install lm_eval")
     config = check_checkpoint(flags.model, flags.tokenizer or flags.model)
     context, _ = choose_context(flags, config)
-    tasks = choose_tasks(flags.tasks, flags.data)
+    tasks = choose_tasks(flags.tasks, flags.data, flags.shots)
+    names = [task if isinstance(task, str) else task["task"] for task in tasks]
+    if context <= GENERATED_TOKENS and (generating := [name for name in names if name in GENERATING]):
+        raise UserError(
+            f"{' and '.join(generating)} want texts of {GENERATED_TOKENS} tokens, which leave no room for a question in a context of "
+            f"{context}; give --tasks without them, or a larger --context-tokens"
+        )
     if flags.data is not None:
         os.environ["HF_HUB_OFFLINE"] = "1"  # local files only: no look at the hub for newer ones
     model, tokenizer = load_checkpoint(flags.model, tokenizer=flags.tokenizer, device=flags.device, dtype=flags.dtype)
@@ -517,8 +630,15 @@ def benchmarks(flags: Any) -> int:
     )
     cache = flags.out.with_name(f"{flags.out.name}.cache-{weights[:12]}-{context}")
     found = lm_eval.simple_evaluate(
-        asked, tasks=tasks, limit=flags.limit, bootstrap_iters=0, use_cache=str(cache), log_samples=True
+        asked,
+        tasks=tasks,
+        num_fewshot=flags.shots,
+        limit=flags.limit,
+        bootstrap_iters=0,
+        use_cache=str(cache),
+        log_samples=True,
     )
+    parts = parts_by_name(found["samples"])
     result = {
         "model": str(flags.model),
         "weights_sha256": weights,
@@ -527,7 +647,16 @@ def benchmarks(flags: Any) -> int:
         "context_tokens": context,
         "limit": flags.limit,
         "benchmarks": {
-            name: count_answers(name, found["n-shot"].get(name, 0), found["samples"][name]) for name in found["samples"]
+            name: count_answers(name, found["n-shot"].get(part[0], 0), [found["samples"][one] for one in part])
+            for name, part in parts.items()
+        },
+        "published": {
+            model: {
+                name: {"percent": figure[0], "num_shots": figure[1]}
+                for name, figure in figures.items()
+                if name in parts
+            }
+            for model, figures in PUBLISHED.items()
         },
     }
     with atomic_write(flags.out) as file:
@@ -539,46 +668,79 @@ def benchmarks(flags: Any) -> int:
     return 0
 
 
-def count_answers(name: str, num_shots: int, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Each question's result by metric (0 or 1), in the order of the questions, and what they were asked as (a hash)."""
-    samples = sorted(samples, key=lambda one: int(one["doc_id"]))
-    metrics = [metric for metric in ACCURACIES if metric in samples[0]]
-    asked = hashlib.sha256("".join(str(one["doc_hash"]) + str(one["prompt_hash"]) for one in samples).encode())
-    chance = BENCHMARKS[name].chance if name in BENCHMARKS else 0.0
+def parts_by_name(names: Iterable[str]) -> dict[str, list[str]]:
+    """The harness's tasks by benchmark: {"mmlu": ["mmlu_anatomy", "mmlu_astronomy"], "piqa": ["piqa"]}, sorted within each."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(names):
+        whole = next((whole for whole in PARTS_OF if name.startswith(whole + "_")), name)
+        found.setdefault(whole, []).append(name)
+    return {name: found[name] for name in sorted(found, key=list(BENCHMARKS).index)}
+
+
+def count_answers(name: str, num_shots: int, parts: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Each question's result by metric (0 or 1), in the order of the questions, and what they were asked as (a hash).
+
+    Where the harness reads an answer in two ways (GSM8K), the strict one has the metric's name and the other its own.
+    """
+    asked = hashlib.sha256()
+    answers: dict[str, list[int]] = {}
+    for samples in parts:
+        for one in sorted(samples, key=lambda one: int(one["doc_id"])):
+            asked.update((str(one["doc_hash"]) + str(one["prompt_hash"])).encode())
+            reading = one.get("filter", "none")
+            for metric in ACCURACIES:
+                if metric in one:
+                    label = metric if reading in ("none", "strict-match") else reading
+                    answers.setdefault(label, []).append(int(one[metric]))
     return {
         "num_shots": num_shots,
-        "chance": chance,
+        "chance": BENCHMARKS[name].chance,
         "questions_sha256": asked.hexdigest(),
-        "answers": {metric: [int(one[metric]) for one in samples] for metric in metrics},
+        "answers": answers,
     }
 
 
 def print_benchmarks(result: Mapping[str, Any]) -> None:
-    """A line for each benchmark and metric: accuracy with its standard error, and what guessing scores."""
-    print(f"{'':18}{'shots':>6}{'metric':>13}{'accuracy':>10}{'+/-':>8}{'chance':>8}{'questions':>11}")
+    """A line for each benchmark and metric: accuracy with its standard error, what guessing scores, what others have published.
+
+    `0.0220@8` is a published accuracy of 2.2% with 8 examples; an empty cell means that the card has no such figure.
+    """
+    published = "".join(f"{model:>11}" for model in PUBLISHED)
+    print(f"{'':16}{'shots':>6}{'metric':>17}{'accuracy':>10}{'+/-':>8}{'chance':>8}{'questions':>11}{published}")
     for name, one in result["benchmarks"].items():
+        cells = [
+            f"{figures[name][0] / 100:.4f}@{figures[name][1]}" if name in figures else ""
+            for figures in PUBLISHED.values()
+        ]
         for metric, answers in one["answers"].items():
             count, share = len(answers), sum(answers) / len(answers)
             error = math.sqrt(share * (1 - share) / count)
             print(
-                f"{name:18}{one['num_shots']:>6}{metric:>13}{share:>10.4f}{error:>8.4f}{one['chance']:>8.2f}{count:>11,}"
+                f"{name:16}{one['num_shots']:>6}{metric:>17}{share:>10.4f}{error:>8.4f}{one['chance']:>8.2f}{count:>11,}"
+                + "".join(f"{cell:>11}" for cell in cells).rstrip()
             )
+            cells = []  # they stand once, beside the benchmark's first metric
+    print(
+        "KodaLite is KodaLite-1.3B, TMR TinyMathReason-1B: the figures of their cards, @ the number of examples, "
+        "to be compared with the same number only.",
+        file=sys.stderr,
+    )
 
 
 # --- two results against each other ---
 
 
-def compare(flags: Any) -> int:
-    """The subcommand: the same documents or questions, paired; a line for each figure, second minus first."""
-    first, second = (read_result(path) for path in (flags.first, flags.second))
+def compare(paths: Sequence[Path]) -> int:
+    """--compare: the same documents or questions, paired; a line for each figure, second minus first."""
+    first, second = (read_result(path) for path in paths)
     if ("benchmarks" in first) != ("benchmarks" in second):
         raise UserError(
-            f"{flags.first} and {flags.second} are of different kinds; give two of perplexity or two of benchmarks"
+            f"{paths[0]} and {paths[1]} are of different kinds; give two of perplexity or two of benchmarks"
         )
     if "benchmarks" in first:
         compare_benchmarks(first, second)
     else:
-        compare_perplexity(first, second, flags.seed)
+        compare_perplexity(first, second)
     return 0
 
 
@@ -593,7 +755,7 @@ def read_result(path: Path) -> dict[str, Any]:
     return result
 
 
-def compare_perplexity(first: Mapping[str, Any], second: Mapping[str, Any], seed: int) -> None:
+def compare_perplexity(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
     """Bits per byte, second minus first, with the 95% interval of drawing the documents anew, the same for both."""
     import numpy as np
 
@@ -606,7 +768,7 @@ def compare_perplexity(first: Mapping[str, Any], second: Mapping[str, Any], seed
     bits = [np.array([by_id[name]["bits"] for name in sizes[0]]) for by_id in pairs]
     num_bytes = np.array(list(sizes[0].values()), dtype=np.float64)
     rates = [one.sum() / num_bytes.sum() for one in bits]
-    ends = interval(bits[1] - bits[0], num_bytes, seed)
+    ends = interval(bits[1] - bits[0], num_bytes, seed=0)
     said = "no interval of fewer than 2 documents" if ends is None else f"95% interval [{ends[0]:+.4f}, {ends[1]:+.4f}]"
     print(
         f"bits/byte {rates[0]:.4f} -> {rates[1]:.4f}: {rates[1] - rates[0]:+.4f}, {said}, {len(num_bytes):,} documents"
@@ -615,7 +777,7 @@ def compare_perplexity(first: Mapping[str, Any], second: Mapping[str, Any], seed
 
 def compare_benchmarks(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
     """Accuracies, second minus first, with the p of McNemar's exact test on the questions that only one of them got right."""
-    print(f"{'':18}{'metric':>13}{'first':>9}{'second':>9}{'change':>9}{'only 1st':>10}{'only 2nd':>10}{'p':>10}")
+    print(f"{'':16}{'metric':>17}{'first':>9}{'second':>9}{'change':>9}{'only 1st':>10}{'only 2nd':>10}{'p':>10}")
     for name, one in first["benchmarks"].items():
         other = second["benchmarks"].get(name)
         if other is None:
@@ -630,7 +792,7 @@ def compare_benchmarks(first: Mapping[str, Any], second: Mapping[str, Any]) -> N
             shares = [sum(side) / len(pairs) for side in zip(*pairs, strict=True)]
             p = mcnemar(only_first, only_second)
             print(
-                f"{name:18}{metric:>13}{shares[0]:>9.4f}{shares[1]:>9.4f}{shares[1] - shares[0]:>+9.4f}"
+                f"{name:16}{metric:>17}{shares[0]:>9.4f}{shares[1]:>9.4f}{shares[1] - shares[0]:>+9.4f}"
                 f"{only_first:>10,}{only_second:>10,}{p:>10.2g}"
             )
 
@@ -652,7 +814,10 @@ def positive(text: str) -> int:
 def parser() -> Parser:
     """The command line."""
     words = Parser(prog="evaluate.py", description=__doc__)
-    commands = words.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    words.add_argument(
+        "--compare", type=Path, nargs=2, metavar=("A", "B"), help="two results of --out, paired: is the second better?"
+    )
+    commands = words.add_subparsers(dest="command", metavar="COMMAND")
     one = commands.add_parser("perplexity", help="bits per byte and token perplexity on a split", description=__doc__)
     one.add_argument(
         "--model", type=Path, required=True, metavar="DIR", help="Hugging Face folder, say runs/pretrain/hf"
@@ -682,6 +847,7 @@ def parser() -> Parser:
     two.add_argument(
         "--data", type=Path, metavar="DIR", help="read local files (benchmarks/arc_easy.jsonl.gz, ...), not the hub"
     )
+    two.add_argument("--shots", type=int, help="examples before each question (default: each benchmark's own number)")
     two.add_argument("--limit", type=positive, help="ask the first so many questions of each (default: all)")
     two.add_argument("--batch-size", type=positive, default=8, help="questions at once (default %(default)s)")
     two.add_argument("--tokenizer", type=Path, metavar="DIR", help="tokenizer folder (default: the model's own)")
@@ -691,18 +857,15 @@ def parser() -> Parser:
     two.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default %(default)s)")
     two.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="(default %(default)s)")
     two.set_defaults(work=benchmarks, stride_tokens=None)
-    three = commands.add_parser("compare", help="two results of --out, paired", description=__doc__)
-    three.add_argument("first", type=Path, help="a result of perplexity or benchmarks")
-    three.add_argument("second", type=Path, help="another of the same kind")
-    three.add_argument("--seed", type=int, default=0, help="of the interval (default %(default)s)")
-    three.set_defaults(work=compare)
     return words
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see the docstring of this file."""
     flags = parser().parse_args(argv)
-    return int(flags.work(flags))
+    if (flags.compare is None) == (flags.command is None):
+        raise UserError("give perplexity, benchmarks or --compare A B; evaluate.py --help explains each")
+    return compare(flags.compare) if flags.command is None else int(flags.work(flags))
 
 
 if __name__ == "__main__":

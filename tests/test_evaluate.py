@@ -4,6 +4,7 @@ import gzip
 import itertools
 import json
 import math
+import os
 import re
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 
 import evaluate
 from data_prep.cli import UserError
-from data_prep.records import training_text
+from data_prep.records import read_jsonl, training_text
 from data_prep.token_files import load_encoder
 from generate import load_checkpoint
 from tests.conftest import need_shared, run_command
@@ -327,7 +328,7 @@ def test_the_harness_scores_what_the_model_says(data: Path, tmp_path: Path, caps
         assert found["winogrande"]["answers"]["acc"][index] == (int(np.argmax(totals)) == row["gold"])
     assert "arc_easy" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "data"]
-    evaluate.main(["compare", str(out), str(out)])
+    evaluate.main(["--compare", str(out), str(out)])
     assert "+0.0000" in capsys.readouterr().out
 
 
@@ -352,13 +353,169 @@ def test_benchmarks_that_cannot_be_asked_are_refused(data: Path, tmp_path: Path)
 
 def test_the_real_files_are_in_the_form_that_is_asked_for() -> None:
     shared = need_shared("datasets")
-    tasks = {task["task"]: task for task in evaluate.choose_tasks(None, shared)}
-    assert set(tasks) == {name for name, one in evaluate.BENCHMARKS.items() if one.files}
+    names = [name for name, one in evaluate.BENCHMARKS.items() if one.files and name != "minerva_math"]
+    tasks = {task["task"]: task for task in evaluate.choose_tasks(names, shared)}
     for task in tasks.values():
         with gzip.open(task["dataset_kwargs"]["data_files"]["test"], "rt", encoding="utf-8") as file:
             row = json.loads(file.readline())
         asked = json.dumps([task[key] for key in ("doc_to_text", "doc_to_target")] + [task.get("doc_to_choice", "")])
         assert set(re.findall(r"[a-z_]+", " ".join(re.findall(r"{{.*?}}", asked)))) <= set(row)
+
+
+# --- generated answers, against the harness called by hand ---
+
+SUM, SUM_ANSWER = "What is 3 + 4?", "3 + 4 = 7\n#### 7"
+PROBLEM, PROOF = "What is $2 + 3$?", "It is $\\boxed{5}$.\nFinal Answer: The final answer is $5$. I hope it is correct."
+LONG_CONTEXT_TOKENS = 640
+
+
+@pytest.fixture(scope="module")
+def by_heart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that goes on with the last question of each prompt below as its solution says, and a little beyond."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("by-heart") / "hf"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint())
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny_checkpoint(), max_position_embeddings=LONG_CONTEXT_TOKENS, dtype=torch.float32
+    )
+    texts = [
+        f"Question: {SUM}\nAnswer: {SUM_ANSWER}\n\nQuestion:",
+        f"Problem:\n{PROBLEM}\n\nSolution: {PROOF}\n\nProblem:",
+    ]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(120):
+        ids = torch.tensor([tokenizer(texts[step % 2])["input_ids"]])
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    for name in ("tokenizer.model", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((tiny_checkpoint() / name).read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """GSM8K and MATH of our own: one question of each that the model knows, and one that it does not."""
+    folder = tmp_path_factory.mktemp("generated")
+    sums = [{"question": SUM, "answer": SUM_ANSWER}, {"question": SUM, "answer": "3 + 4 = 8\n#### 8"}]
+    proofs = [
+        {"context": PROBLEM, "answer": "5", "chain_of_thought": PROOF, "category": "algebra"},
+        {"context": PROBLEM, "answer": "6", "chain_of_thought": "It is $\\boxed{6}$.", "category": "algebra"},
+    ]
+    for name, rows in (("gsm8k/test", sums), ("gsm8k/train", sums), ("benchmarks/math", proofs)):
+        path = folder / f"{name}.jsonl.gz"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    return folder
+
+
+def test_generated_answers_are_judged_as_by_the_harness_called_by_hand(
+    by_heart: Path, generated: Path, tmp_path: Path
+) -> None:
+    lm_eval = pytest.importorskip("lm_eval", reason="lm_eval is an optional extra, see requirements-extra.txt")
+    pytest.importorskip("math_verify", reason="math-verify is an optional extra, see requirements-extra.txt")
+    out = tmp_path / "bench.json"
+    words = ["--data", str(generated), "--tasks", "gsm8k", "minerva_math", "--shots", "0", "--device", "cpu"]
+    evaluate.main(["benchmarks", "--model", str(by_heart), "--out", str(out), *words])
+    found = json.loads(out.read_text())["benchmarks"]
+    assert found["gsm8k"]["answers"] == {"exact_match": [1, 0], "flexible-extract": [1, 0]}
+    assert found["minerva_math"]["answers"] == {"exact_match": [1, 0], "math_verify": [1, 0]}
+
+    rows = gzip.decompress((generated / "benchmarks" / "math.jsonl.gz").read_bytes()).splitlines()
+    problems = tmp_path / "problems.jsonl"  # under the names that the harness's own task wants
+    problems.write_text(
+        "".join(
+            json.dumps({"problem": row["context"], "solution": row["chain_of_thought"]}) + "\n"
+            for row in map(json.loads, rows)
+        )
+    )
+    sums = {split: str(generated / "gsm8k" / f"{split}.jsonl.gz") for split in ("test", "train")}
+    data = {"gsm8k": sums, "minerva_math": {"test": str(problems), "train": str(problems)}}
+    bases = {"gsm8k": "gsm8k/gsm8k.yaml", "minerva_math": "minerva_math/minerva_math_algebra.yaml"}
+    for name, base in bases.items():
+        task = {
+            "include": str(Path(lm_eval.__file__).parent / "tasks" / base),
+            "task": f"{name}_by_hand",
+            "dataset_path": "json",
+            "dataset_name": None,
+            "dataset_kwargs": {"data_files": data[name]},
+        }
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(task))  # JSON is YAML
+    words = ["-m", "lm_eval", "run", "--model", "hf", "--tasks", "gsm8k_by_hand,minerva_math_by_hand"]
+    words += [
+        "--model_args",
+        f"pretrained={by_heart},dtype=float32,add_bos_token=True,max_length={LONG_CONTEXT_TOKENS}",
+    ]
+    words += ["--include_path", str(tmp_path), "--device", "cpu", "--batch_size", "2", "--num_fewshot", "0"]
+    words += ["--log_samples", "--output_path", str(tmp_path / "out")]
+    done = run_command(*words, env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name in bases:
+        [path] = (tmp_path / "out").rglob(f"samples_{name}_by_hand_*.jsonl")
+        by_hand = evaluate.count_answers(name, 0, [list(read_jsonl(path))])
+        assert by_hand["answers"] == found[name]["answers"]
+        if name == "gsm8k":  # the rows of MATH were renamed, so their hashes differ
+            assert by_hand["questions_sha256"] == found[name]["questions_sha256"]
+
+
+def test_a_context_without_room_for_the_text_is_one_line(generated: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="lm_eval is an optional extra, see requirements-extra.txt")
+    words = ["--model", str(tiny_checkpoint()), "--out", str(tmp_path / "b.json"), "--data", str(generated)]
+    with pytest.raises(UserError, match=r"gsm8k want texts of 256 tokens, .* context of 128; give --tasks without"):
+        evaluate.main(["benchmarks", *words, "--tasks", "gsm8k", "--device", "cpu"])
+
+
+def test_examples_that_a_local_file_cannot_give_are_refused(data: Path) -> None:
+    with pytest.raises(UserError, match="arc_easy: its local file can give 0 examples, not 25; give other --tasks"):
+        evaluate.choose_tasks(["arc_easy"], data, 25)
+
+
+def test_the_judges_of_math_are_asked_for_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate.importlib.metadata, "version", lambda name: "4.13.2")
+    with pytest.raises(UserError, match=r"pip install math-verify antlr4-python3-runtime==4\.11\.0; or give --tasks"):
+        evaluate.choose_tasks(["minerva_math"], None)
+
+
+# --- the table beside published figures ---
+
+
+def sample(doc_id: int, reading: str = "none", **metrics: float) -> dict[str, Any]:
+    return {"doc_id": doc_id, "doc_hash": f"d{doc_id}", "prompt_hash": "p", "filter": reading, **metrics}
+
+
+def test_the_parts_of_a_benchmark_are_counted_as_one() -> None:
+    names = ["mmlu_virology", "piqa", "mmlu_anatomy", "minerva_math_algebra"]
+    assert evaluate.parts_by_name(names) == {
+        "piqa": ["piqa"],
+        "minerva_math": ["minerva_math_algebra"],
+        "mmlu": ["mmlu_anatomy", "mmlu_virology"],
+    }
+    parts = [[sample(1, acc=1.0), sample(0, acc=0.0)], [sample(0, acc=1.0)]]
+    assert evaluate.count_answers("mmlu", 5, parts)["answers"] == {"acc": [0, 1, 1]}
+    readings = [sample(0, "strict-match", exact_match=0.0), sample(0, "flexible-extract", exact_match=1.0)]
+    assert evaluate.count_answers("gsm8k", 8, [readings])["answers"] == {"exact_match": [0], "flexible-extract": [1]}
+
+
+def test_published_figures_stand_beside_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    one = {"num_shots": 0, "chance": 0.25, "answers": {"acc": [1, 0], "acc_norm": [1, 1]}}
+    evaluate.print_benchmarks({"benchmarks": {"hellaswag": one, "arc_easy": one}})
+    printed = capsys.readouterr()
+    head, hellaswag, by_length, arc, _ = printed.out.splitlines()
+    assert head.split("questions")[1].split() == ["KodaLite", "TMR", "base", "TMR", "SFT", "TMR", "GRPO"]
+    assert hellaswag.split()[7:] == ["0.2565@0", "0.2580@10", "0.2670@10", "0.2630@10"]
+    assert len(by_length.split()) == 7
+    assert arc.split()[7:] == ["0.3279@0"]
+    assert "compared with the same number only" in printed.err
+
+
+def test_every_published_figure_is_of_a_benchmark_that_is_asked() -> None:
+    assert {name for figures in evaluate.PUBLISHED.values() for name in figures} <= set(evaluate.BENCHMARKS)
+    assert set(evaluate.PUBLISHED["KodaLite"]) == set(list(evaluate.BENCHMARKS)[:8])
+    assert {"gsm8k", "minerva_math", "mmlu"} <= set(evaluate.PUBLISHED["TMR GRPO"])
 
 
 # --- two results ---
@@ -380,7 +537,7 @@ def bench_file(path: Path, answers: list[int], questions: str = "q") -> str:
 def test_benchmarks_are_compared_question_by_question(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = bench_file(tmp_path / "a.json", [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1])
     second = bench_file(tmp_path / "b.json", [0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1])
-    evaluate.main(["compare", first, second])
+    evaluate.main(["--compare", first, second])
     assert capsys.readouterr().out.splitlines()[1].split() == [
         "piqa",
         "acc",
@@ -393,7 +550,7 @@ def test_benchmarks_are_compared_question_by_question(tmp_path: Path, capsys: py
     ]
     other = bench_file(tmp_path / "c.json", [1] * 12, questions="others")
     with pytest.raises(UserError, match="other questions or prompts"):
-        evaluate.main(["compare", first, other])
+        evaluate.main(["--compare", first, other])
 
 
 def test_perplexities_are_compared_document_by_document(
@@ -404,13 +561,15 @@ def test_perplexities_are_compared_document_by_document(
     short = run_perplexity(dataset, "--context-tokens", "16")
     (tmp_path / "short.json").write_text(json.dumps(short))
     capsys.readouterr()
-    evaluate.main(["compare", str(tmp_path / "long.json"), str(tmp_path / "short.json")])
+    evaluate.main(["--compare", str(tmp_path / "long.json"), str(tmp_path / "short.json")])
     line = capsys.readouterr().out
     rates = [result["tables"]["all"][0]["bits_per_byte"] for result in (long, short)]
     assert f"bits/byte {rates[0]:.4f} -> {rates[1]:.4f}: {rates[1] - rates[0]:+.4f}, 95% interval" in line
     fewer = {**short, "documents": short["documents"][1:]}
     (tmp_path / "fewer.json").write_text(json.dumps(fewer))
     with pytest.raises(UserError, match="4 and 3 documents that are not the same"):
-        evaluate.main(["compare", str(tmp_path / "long.json"), str(tmp_path / "fewer.json")])
+        evaluate.main(["--compare", str(tmp_path / "long.json"), str(tmp_path / "fewer.json")])
+    with pytest.raises(UserError, match="give perplexity, benchmarks or --compare A B"):
+        evaluate.main([])
     with pytest.raises(UserError, match="of different kinds"):
-        evaluate.main(["compare", str(tmp_path / "long.json"), bench_file(tmp_path / "b.json", [1])])
+        evaluate.main(["--compare", str(tmp_path / "long.json"), bench_file(tmp_path / "b.json", [1])])
