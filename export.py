@@ -716,6 +716,24 @@ def card_training(records: Records) -> str:
     )
 
 
+def card_post_training(records: Records) -> str:
+    """The stages after pretraining, in their order; nothing where there were none."""
+    rows = [
+        (
+            stage["method"],
+            ", ".join(Path(folder).name for folder in stage["data"]),
+            sum(count for fate, count in stage["conversations"].items() if fate in ("whole", "cut")),
+            stage["num_steps"],
+            f"{stage['lr']:g}",
+            "all weights" if stage["lora_rank"] is None else f"LoRA, rank {stage['lora_rank']}",
+            f"{stage['hours']:.2f}",
+        )
+        for stage in records.facts.get("post_training", [])
+    ]
+    head = ["method", "data", "records", "steps", "learning rate", "trained", "hours"]
+    return "## After pretraining\n\n" + table(head, rows) if rows else ""
+
+
 def card_evaluation(records: Records) -> str:
     """The tables of evaluate.py perplexity."""
     result = records.evaluation
@@ -783,13 +801,13 @@ def export_hub(flags: Any) -> int:
     records = read_records(flags.model, metrics, flags.dataset, flags.evaluation)
     name = flags.name or flags.out.name
     parts = [card_front(name, flags.licence, records), card_model(records), card_data(records)]
-    parts += [card_training(records), card_evaluation(records), card_limits(records)]
+    parts += [card_training(records), card_post_training(records), card_evaluation(records), card_limits(records)]
     with new_folder(flags.out) as partial:
         write_portable(flags.model, partial)
         shutil.copyfile(flags.model / "training.json", partial / "training.json")
         draw_curve(records.metrics, partial / CURVE)
         with atomic_write(partial / "README.md") as file:
-            file.write("\n".join(parts))
+            file.write("\n".join(part for part in parts if part))
     print(flags.out)
     return 0
 

@@ -1,7 +1,8 @@
 # The stages that the recipes share, from sources to an exported model. A recipe's run.sh sets the variables and calls them by name.
 #
 # Needs: OUT (where everything lands), METADATA and SOURCES (what prepare reads), PREPARE, TOKENIZER_ROWS, CONFIG, DS_CONFIG, LAUNCH,
-# TRAIN (flags, as arrays); for sft SFT_DATA, SFT_LAUNCH and SFT. MODEL is the newest model of the road. Each stage goes on where it was killed, or says that it is done.
+# TRAIN (flags, as arrays); for what comes after POST_LAUNCH, and BENCHMARK_DATA (a folder of local files, or "hub"). MODEL is the newest
+# model of the road. Each stage goes on where it was killed, or says that it is done.
 
 say() { printf '\n== %s\n' "$*"; }
 
@@ -11,8 +12,8 @@ tiny_road() {
     SOURCES=(dataset_train_val/sample/sources)
     PREPARE=(--val-frac 0.1)
     LAUNCH=(--num_gpus 1 --master_port "${MASTER_PORT:-29500}")
-    SFT_LAUNCH=(python)
-    SFT_DATA=(recipes/chat-sample)
+    POST_LAUNCH=(python)
+    [ "${BENCHMARK_DATA:-hub}" != hub ] || BENCHMARK_DATA=
     export DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false WANDB_MODE=disabled
 }
 
@@ -39,13 +40,26 @@ train() {
     MODEL=$OUT/hf
 }
 
-sft() {
-    say "conversations to a model that answers: $OUT/sft/hf"
-    if python -c "import trl, peft" 2> /dev/null; then
-        "${SFT_LAUNCH[@]}" posttrain.py sft --model "$MODEL" --data "${SFT_DATA[@]}" --out "$OUT/sft" "${SFT[@]}"
-        MODEL=$OUT/sft/hf
+posttrain() { # METHOD NAME FLAGS...: sft, dpo or grpo; the stage's folder in OUT; its data and settings
+    say "$1: $OUT/$2/hf"
+    if python -c "import trl, peft, math_verify" 2> /dev/null; then
+        "${POST_LAUNCH[@]}" posttrain.py "$1" --model "$MODEL" --out "$OUT/$2" --deepspeed-config "$DS_CONFIG" "${@:3}"
+        MODEL=$OUT/$2/hf
     else
-        echo "left out: the packages trl and peft are not installed (pip install trl peft)"
+        echo "left out: the packages trl, peft and math-verify are not installed (pip install trl peft math-verify)"
+    fi
+}
+
+benchmarks() { # NAMES...
+    say "benchmarks beside the published figures: ${MODEL%hf}benchmarks.json"
+    if [ -z "${BENCHMARK_DATA:-}" ]; then
+        echo "left out: give BENCHMARK_DATA, hub or a folder of local files"
+    elif python -c "import lm_eval, math_verify" 2> /dev/null; then
+        local from=()
+        [ "$BENCHMARK_DATA" = hub ] || from=(--data "$BENCHMARK_DATA")
+        python evaluate.py benchmarks --model "$MODEL" --out "${MODEL%hf}benchmarks.json" "${from[@]}" "$@"
+    else
+        echo "left out: the packages lm_eval and math-verify are not installed (pip install lm_eval math-verify)"
     fi
 }
 

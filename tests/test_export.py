@@ -286,10 +286,31 @@ def test_the_card_says_what_the_records_say(run: Path) -> None:
         "| metadata | 6 | category 2 | 4 |",
         "2.00 hours on 1 x cpu",
         "64 tokens at once; the positions up to 128 are untrained",
+        "it was not trained to follow instructions",
     ):
         assert fact in card
+    assert "After pretraining" not in card
     assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert not list(run.glob("*.partial"))
+
+
+def test_the_card_tells_the_stages_after_pretraining(run: Path) -> None:
+    need("matplotlib")
+    facts = json.loads((run / "hf" / "training.json").read_text())
+    stage = {
+        "num_steps": 70,
+        "lr": 2e-5,
+        "lora_rank": None,
+        "hours": 0.5,
+        "conversations": {"whole": 9, "cut": 1, "empty": 2},
+    }
+    sft = {**stage, "method": "sft", "data": ["dataset_train_val/mathinstruct", "dataset_train_val/gsm8k"]}
+    grpo = {**stage, "method": "grpo", "data": ["dataset_train_val/gsm8k"], "lora_rank": 16}
+    (run / "hf" / "training.json").write_text(json.dumps({**facts, "post_training": [sft, grpo]}))
+    card = (export_hub(run) / "README.md").read_text()
+    assert "| sft | mathinstruct, gsm8k | 10 | 70 | 2e-05 | all weights | 0.50 |" in card
+    assert "| grpo | gsm8k | 10 | 70 | 2e-05 | LoRA, rank 16 | 0.50 |" in card
+    assert "It was trained to answer" in card
 
 
 def test_the_published_model_loads_with_nothing_else(run: Path) -> None:

@@ -1,5 +1,6 @@
 """The recipes: their models have the sizes that they name, their promises are train.py's own arithmetic, their flags exist."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -8,7 +9,9 @@ from typing import Any
 
 import pytest
 
+import posttrain
 import train
+from data_prep.answers import final_answer
 from data_prep.mixture import KNOWN_SOURCES, read_mixture
 from data_prep.records import read_jsonl
 from posttrain import check_messages
@@ -119,6 +122,42 @@ def test_every_stage_is_one_of_the_road(name: str) -> None:
     assert set(called) <= set(stages)
 
 
+def test_tiny_math_reason_learns_mathematics_first_and_chat_last() -> None:
+    stages = re.findall(r"^posttrain (\w+) (\S+)", script("tinymathreason-1b"), re.MULTILINE)
+    assert stages == [("sft", "sft-mathematics"), ("grpo", "grpo"), ("sft", "sft-chat")]
+
+
+def post_training_flags(name: str) -> dict[str, list[str]]:
+    """The words of each array of post-training in a run.sh, the recipe's own first."""
+    arrays: dict[str, list[str]] = {}
+    for array, words in re.findall(r"\b(SFT\w*|GRPO|DPO)=\((.*?)\)", script(name)):
+        arrays.setdefault(array, []).append(words)
+    return arrays
+
+
+@pytest.mark.parametrize("name", ["tinymathreason-1b", "kodalite-1.3b"])
+def test_the_flags_of_post_training_exist(name: str) -> None:
+    arrays = post_training_flags(name)
+    assert arrays
+    for array, all_words in arrays.items():
+        command = "sft" if array.startswith("SFT") else array.lower()
+        for words in all_words:
+            whole = words.replace('"${SFT[@]}"', arrays["SFT"][0]).replace("$NAME", name).split()
+            flags = posttrain.parser().parse_args([command, "--model", "m", "--out", "o", *whole])
+            method = posttrain.METHODS[command]
+            settings = {one.name: getattr(flags, one.name) for one in dataclasses.fields(method.settings)}
+            posttrain.check_settings(method.settings(**settings))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_mixture_names_the_data_of_the_recipe(name: str) -> None:
+    mixture = read_mixture(RECIPES / name / "mixture.json")
+    assert mixture.of_stage("pretraining")[0].name == "arxiv"
+    assert {source.name for source in mixture.sources} <= set(KNOWN_SOURCES)
+    for subject in re.findall(r"--subject (\w+)", script(name)):
+        assert posttrain.sources_of(RECIPES / name / "mixture.json", subject)
+
+
 @pytest.mark.parametrize("path", [RECIPES / "road.sh", *(RECIPES / name / "run.sh" for name in NAMES)], ids=str)
 def test_the_scripts_are_good_bash(path: Path) -> None:
     subprocess.run(["bash", "-n", path], check=True)
@@ -131,6 +170,17 @@ def test_the_mixture_is_table_1_of_the_paper() -> None:
         name: KNOWN_SOURCES[name] for name in ("arxiv", "openwebmath", "stackexchange", "mathinstruct", "ultrachat")
     }
     assert len(mixture.curriculum) == 3
+
+
+def test_the_sample_of_sums_is_right_and_judged() -> None:
+    records = [
+        record for split in ("train", "val") for record in read_jsonl(RECIPES / "math-sample" / f"{split}.jsonl")
+    ]
+    assert len(records) == 81
+    for record in records:
+        question, solution = (message["content"] for message in check_messages(record, record["id"]))
+        left, right = map(int, re.findall(r"\d+", question))
+        assert record["answer"] == final_answer(solution) == str(left + right)
 
 
 def test_the_sample_of_conversations_is_of_conversations() -> None:
