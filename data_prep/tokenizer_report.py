@@ -30,6 +30,7 @@ from data_prep.token_files import read_json
 from data_prep.train_tokenizer import CONTROL_WORD, read_documents
 
 NUM_CONTROL_WORDS = 500
+NUM_WORSE_SHOWN = 8
 SPEED_SAMPLE_BYTES = 2_000_000
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 # A control word, or another escaped character, which is stepped over: letters after a line break (two backslashes) are no control word.
@@ -268,10 +269,29 @@ def common_control_words(texts: Sequence[str], spans: Sequence[Spans]) -> dict[s
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:NUM_CONTROL_WORDS])
 
 
+def documents_with(texts: Sequence[str], spans: Sequence[Spans]) -> "Counter[str]":
+    """In how many texts each control word stands: a word with thousands of uses in one list of authors is no common word."""
+    documents: Counter[str] = Counter()
+    for text, found in zip(texts, spans, strict=True):
+        documents.update({text[start:end] for start, end in found.control_words})
+    return documents
+
+
 def worse_than_best(per_word: Mapping[str, Mapping[str, int]], name: str) -> list[str]:
     """The control words that `name` cuts into more tokens than the best of the other tokenizers does."""
     others = [counts for other, counts in per_word.items() if other != name]
     return [word for word, count in per_word[name].items() if others and count > min(counts[word] for counts in others)]
+
+
+def worse_line(name: str, worse: Sequence[str], words: Mapping[str, int], documents: Mapping[str, int]) -> str:
+    """What worse_than_best found, among the words with most uses and among those of two or more texts, with uses and texts of each."""
+    shared = [word for word in words if documents[word] > 1]
+    shared_worse = [word for word in worse if documents[word] > 1]
+    examples = "".join(f" {word} ({words[word]:,} uses in {documents[word]:,})" for word in worse[:NUM_WORSE_SHOWN])
+    return (
+        f"{name}: more tokens than the best of the others for {len(worse)} of the {len(words)} control words with most uses, for "
+        f"{len(shared_worse)} of the {len(shared)} of them that two or more texts have;{examples or ' none'}"
+    )
 
 
 # --- what is shown ---
@@ -360,7 +380,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not any(texts):
         raise UserError(f"{', '.join(map(str, options.text))}: no text to compare on")
     spans = [find_spans(text) for text in texts]
-    words = common_control_words(texts, spans)
+    words, documents = common_control_words(texts, spans), documents_with(texts, spans)
     figures: dict[str, dict[str, float]] = {}
     per_word: dict[str, dict[str, int]] = {}
     for name, path in zip(names, options.tokenizers, strict=True):
@@ -374,10 +394,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
     print(table(figures))
     for name in names if len(names) > 1 else []:
-        worse = worse_than_best(per_word, name)
-        print(
-            f"{name}: {len(worse)} of the {len(words)} commonest control words in more tokens than in the best of the others {' '.join(worse[:8])}"
-        )
+        print(worse_line(name, worse_than_best(per_word, name), words, documents))
     if options.json:
         with atomic_write(options.json) as file:
             file.write(json.dumps({"figures": figures, "control_words": per_word}, indent=1) + "\n")

@@ -5,10 +5,11 @@ Out: a folder with tokenizer.model (for sentencepiece and llama.cpp's converter)
 AutoTokenizer and vLLM, with a ChatML template). Both give the same ids, and decode(encode(text)) == text for every text.
 
 How a text is cut, in this order:
-1. Common control words (\\frac, \\begin{theorem}, \\mathbb{R}), chosen by their counts in the corpus, are pieces of their own.
+1. Control words (\\frac, \\begin{theorem}, \\mathbb{R}), chosen by how many documents of the corpus have them, are pieces of their own.
    No piece reaches over their end.
-2. Between them, pieces are merged within chunks (CHUNKS): digits stay single, punctuation goes with punctuation and a line's end, and
-   a letter is never merged with what follows in a formula. `--pieces phrases` lets words of prose join ("if and only if"), `words` does not.
+2. Between them, pieces are merged within chunks (CHUNKS): digits stay single; punctuation goes with punctuation, with one letter after it
+   (_{n, = x), with a space before a control word or digit, or with a line's end; a letter is never merged with what follows in a formula.
+   `--pieces phrases` lets words of prose join ("if and only if"), `words` does not.
 3. What no piece covers becomes bytes.
 
 Documents are drawn evenly by first category and year until --max-bytes; the draw depends on ids and --seed alone.
@@ -57,6 +58,10 @@ ALWAYS_PIECES = "".join(map(chr, range(0x21, 0x7F)))  # ASCII, however small the
 # written as U+E000 1 before it is cut, and U+E000 (private use, hardly ever seen) as U+E000 2; decoding undoes it.
 SPACE, ESCAPE = "\u2581", "\ue000"
 ESCAPES = {ESCAPE: ESCAPE + "2", SPACE: ESCAPE + "1"}
+# SentencePiece learns no piece that ends in a space, though it reads such pieces. So a chunk's last space is trained as U+E001, and then
+# written as a space. The piece that is U+E001 alone becomes the tab, which SentencePiece's table of chunks cannot hold.
+LAST_SPACE, TAB = "\ue001", "\t"
+UNTRAINED = re.compile(f"[\0{TAB}{LAST_SPACE}]")  # in a chunk that is not trained on: what it holds becomes bytes
 
 # Chunks, within which pieces are merged. A control word stands with its argument if that is one word: {theorem}, {align*}, {R}.
 CONTROL_WORD = r"\\[A-Za-z]+"
@@ -65,13 +70,17 @@ MARK = r"(?:\\[^A-Za-z\s\d]|[^\w\s\\]|_)"  # a control symbol (\, \\ \{) or a pu
 BEFORE_WORD = (
     r"(?: |[^\w\s\\]|_)?"  # the one character that a word may bring along: a space, or a mark as in _i, (x, $n
 )
+LETTER = r"[^\W\d_](?![^\W\d_])"  # a variable
 CONTROL_CHUNK = CONTROL_WORD + r"(?:\{[A-Za-z]+\*?\})?"
 AFTER_WORD = {  # what may be merged to a word
     "phrases": rf"(?:['’-]{WORD}|,? {WORD})*",  # more words, over spaces, commas, hyphens and apostrophes
     "words": "",
 }
 CHUNKS = {
-    kind: re.compile(rf"{CONTROL_CHUNK}|{BEFORE_WORD}{WORD}{after}|\d|(?: ?{MARK})+\n*| +(?= )|\n+|.", re.DOTALL)
+    kind: re.compile(
+        rf"{CONTROL_CHUNK}|{BEFORE_WORD}{WORD}{after}|\d|(?: ?{MARK})+(?: ?{LETTER}| (?=[\\\d])|\n*)| +(?= )|\n+|.",
+        re.DOTALL,
+    )
     for kind, after in AFTER_WORD.items()
 }
 MAX_PIECE_CHARS = (
@@ -96,7 +105,7 @@ SENTENCEPIECE_OPTIONS: dict[str, Any] = {
     "allow_whitespace_only_pieces": True,
     "byte_fallback": True,
     "character_coverage": 0.99995,  # the characters beyond it are bytes
-    "required_chars": ALWAYS_PIECES,
+    "required_chars": ALWAYS_PIECES + LAST_SPACE,
     "hard_vocab_limit": False,  # too few pieces are counted by us, in a sentence
     "control_symbols": list(SPECIAL_TOKENS[4:]),
     **{f"{name}_id": number for number, name in enumerate(("unk", "bos", "eos", "pad"))},
@@ -104,8 +113,8 @@ SENTENCEPIECE_OPTIONS: dict[str, Any] = {
     "minloglevel": 2,
 }
 
-# A control word becomes a piece if more than one document has it: one author's macro is none.
-MIN_SYMBOL_DOCUMENTS = 2
+# A control word becomes a piece if any document has it: there are few, 1,350 in 44 MB. Arguments are many (\cite{smith}): with one, it needs two.
+MIN_ARGUMENT_DOCUMENTS = 2
 MAX_SYMBOL_FRAC = 1 / 16  # of the vocabulary: 6,400 of 102,400, 256 of 4,096
 
 # Roles as ChatML writes them; `generation` marks what the assistant said, so that a loss can be taken on answers alone.
@@ -203,7 +212,7 @@ def sample_documents(paths: Sequence[Path], max_bytes: int, seed: int) -> Iterat
 
 
 class Counts(NamedTuple):
-    """How often each chunk stands in the sample, and in how many documents each control word does."""
+    """How often each chunk stands in the sample, and in how many documents each control word does, bare or not, and each with its argument."""
 
     chunks: "Counter[str]"
     documents: "Counter[str]"
@@ -216,7 +225,8 @@ def count_chunks(texts: Iterable[str], kind: str, max_chunks: int) -> Counts:
     for text in texts:
         found = CHUNKS[kind].findall(text)
         chunks.update(found)
-        documents.update({chunk for chunk in found if chunk[0] == "\\" and chunk[1:2].isalpha()})
+        forms = {chunk for chunk in found if chunk[0] == "\\" and chunk[1:2].isalpha()}
+        documents.update(forms | {split_control(form)[0] for form in forms})
         rare = 1
         while len(chunks) > max_chunks:
             split_rare(chunks, rare)
@@ -242,17 +252,17 @@ def split_control(chunk: str) -> tuple[str, str]:
 
 
 def choose_symbols(counts: Counts, limit: int) -> list[str]:
-    """The control words, bare and with an argument, that become whole pieces: the commonest `limit` of those."""
+    """The control words, bare and with an argument, that become whole pieces: the `limit` that most documents have, then the commonest.
+
+    By documents, because one author's macro or one long list of names may have thousands of uses and tell nothing of other texts.
+    """
     totals: Counter[str] = Counter()
-    documents: Counter[str] = Counter()
-    for chunk, num_documents in counts.documents.items():
-        word, argument = split_control(chunk)
-        for form in {word, word + argument}:
-            totals[form] += counts.chunks[chunk]
-            documents[form] += num_documents
-    needed = min(MIN_SYMBOL_DOCUMENTS, max(documents.values(), default=0))
-    common = [form for form in totals if documents[form] >= needed]
-    return sorted(common, key=lambda form: (-totals[form], form))[:limit]
+    for form in counts.documents:
+        word, argument = split_control(form)
+        totals[word] += counts.chunks[form]
+        if argument and counts.documents[form] >= MIN_ARGUMENT_DOCUMENTS:
+            totals[form] = counts.chunks[form]
+    return sorted(totals, key=lambda form: (-counts.documents[form], -totals[form], form))[:limit]
 
 
 def plain_chunks(counts: Counts, symbols: Sequence[str]) -> "Counter[str]":
@@ -261,9 +271,7 @@ def plain_chunks(counts: Counts, symbols: Sequence[str]) -> "Counter[str]":
     rest: Counter[str] = Counter()
     for chunk, count in counts.chunks.items():
         word, argument = split_control(chunk)
-        if (
-            chunk in whole or "\0" in chunk or "\t" in chunk
-        ):  # the two that SentencePiece's table cannot hold: they become bytes
+        if chunk in whole or UNTRAINED.search(chunk):
             continue
         if word and word not in whole:
             rest[word] += count
@@ -308,20 +316,42 @@ def to_varint(value: int) -> bytes:
     return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])
 
 
-# In sentencepiece_model.proto: ModelProto's normaliser and denormaliser, and in both the name of the file their rules were in.
-NORMALISERS, RULES_FILE = (3, 5), 6
+def proto_field(number: int, payload: bytes) -> bytes:
+    """A field with a length, as it stands in a message."""
+    return to_varint(number << 3 | 2) + to_varint(len(payload)) + payload
 
 
-def without_paths(model: bytes) -> bytes:
-    """A model without the names of the temporary files its escapes were read from, so that the same corpus gives the same bytes."""
+# In sentencepiece_model.proto: ModelProto's pieces, normaliser and denormaliser; a piece's text; the file the rules of both were read from.
+PIECES, NORMALISERS, TEXT, RULES_FILE = 1, (3, 5), 1, 6
+
+
+def finish_model(model: bytes) -> bytes:
+    """A model whose pieces have spaces for U+E001 (see LAST_SPACE), and without the names of the temporary files its rules were read
+    from, so that the same corpus gives the same bytes.
+    """
     fields = []
     for number, field, payload in proto_fields(model):
+        inner = list(proto_fields(payload)) if number in NORMALISERS or LAST_SPACE.encode() in payload else []
         if number in NORMALISERS:
-            kept = b"".join(part for inner, part, _ in proto_fields(payload) if inner != RULES_FILE)
-            fields.append(to_varint(number << 3 | 2) + to_varint(len(kept)) + kept)
-        else:
-            fields.append(field)
+            field = proto_field(number, b"".join(part for name, part, _ in inner if name != RULES_FILE))
+        elif number == PIECES and inner:
+            parts = [
+                proto_field(TEXT, with_spaces(text.decode()).encode()) if name == TEXT else part
+                for name, part, text in inner
+            ]
+            field = proto_field(number, b"".join(parts))
+        fields.append(field)
     return b"".join(fields)
+
+
+def mark_last_space(chunk: str) -> str:
+    """'= ' -> '=\\ue001'; spaces alone stay."""
+    return chunk[:-1] + LAST_SPACE if chunk.endswith(" ") and not chunk.isspace() else chunk
+
+
+def with_spaces(piece: str) -> str:
+    """'=\\ue001' -> '=\u2581'; U+E001 alone is the tab's."""
+    return TAB if piece == LAST_SPACE else piece.replace(LAST_SPACE, SPACE)
 
 
 def escape_table(escapes: Mapping[str, str]) -> str:
@@ -344,7 +374,7 @@ def train_model(chunks: Mapping[str, int], vocab_size: int, symbols: Sequence[st
         unescape.write_text(escape_table({code: char for char, code in ESCAPES.items()}))
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=(f"{chunk}\t{count}" for chunk, count in chunks.items()),
+                sentence_iterator=(f"{mark_last_space(chunk)}\t{count}" for chunk, count in chunks.items()),
                 model_writer=model,
                 model_type=model_type,
                 vocab_size=vocab_size,
@@ -367,7 +397,7 @@ def train_model(chunks: Mapping[str, int], vocab_size: int, symbols: Sequence[st
             f"the corpus has {possible:,} distinct pieces, --vocab-size asks for {vocab_size:,}; give more text, or --vocab-size "
             f"{possible} (--pad-to {vocab_size} keeps the embedding's size)"
         )
-    return without_paths(model.getvalue())
+    return finish_model(model.getvalue())
 
 
 # --- the folder ---
