@@ -204,9 +204,7 @@ def recomputed_frac(shape: Shape, seq_len: int, checkpointed: int) -> float:
 
 # --- memory ---
 
-CHECKPOINT_BYTES = (
-    14  # a parameter on disk: bf16 weight (2), and in fp32 the master copy and AdamW's two moments (3 x 4)
-)
+CHECKPOINT_BYTES = 14  # a parameter on disk: bf16 weight (2), in fp32 its copy and AdamW's two moments (3 x 4)
 LOSS_CHUNK = 512  # rows whose logits exist at once, see linear_cross_entropy
 CONTEXT_BYTES = 1_000_000_000  # CUDA context, cuBLAS workspaces, NCCL buffers: an estimate
 SLACK_FRAC = 0.04  # what the allocator loses to fragments: an estimate
@@ -228,27 +226,28 @@ class Memory(NamedTuple):
         return sum(self) * (1 + SLACK_FRAC) + CONTEXT_BYTES
 
 
-def layer_activation_bytes(shape: Shape, *, fused: bool) -> int:
+def layer_activation_bytes(shape: Shape, *, compiled: bool) -> int:
     """Bytes that a layer keeps for the backward pass, per token, in bf16 with SDPA or flash attention.
 
-    Without fusion: of each norm its input in fp32 twice over (as read and as normalised) and twice in bf16, 2 x 8h;
-    attention's q, k, v and output, 4a + 4kv; gate, up, SiLU and product, 8f; two fp32 roots and a log-sum for each
-    head. 93,256 for the published model. Fused layers (torch.compile, Liger) keep no fp32 copies and neither SiLU nor
-    product: 54,856.
+    Of each norm its input in fp32 twice over (as read and as normalised) and twice in bf16, 2 x 8h; attention's q, k, v
+    and output, 4a + 4kv; gate, up, SiLU and product, 8f; two fp32 roots and a log-sum for each head: 93,256 for the
+    published model. A compiled layer keeps no fp32 copies and no SiLU: 65,864. Both are what autograd was seen to keep
+    (benchmarks/activation_memory.py) on a CPU; on a GPU nothing was measured.
     """
-    norms, feed_forward = (8, 4) if fused else (16, 8)
+    norms, feed_forward = (8, 6) if compiled else (16, 8)
     attention = 4 * shape.attention + 4 * shape.kv
     return norms * shape.hidden + attention + feed_forward * shape.feed_forward + 4 * shape.heads + 8
 
 
-def activation_bytes(shape: Shape, num_tokens: int, checkpointed: int, *, fused: bool) -> int:
+def activation_bytes(shape: Shape, num_tokens: int, checkpointed: int, *, compiled: bool) -> int:
     """Bytes kept for the backward pass of `num_tokens` tokens: a checkpointed layer keeps its input, and one at a
     time comes back.
     """
-    layer = layer_activation_bytes(shape, fused=fused)
-    kept = (shape.layers - checkpointed) * layer + checkpointed * 2 * shape.hidden
+    layer = layer_activation_bytes(shape, compiled=compiled)
+    inputs = max(checkpointed - compiled, 0)  # compiled, the first layer's is looked up in the embedding again
+    kept = (shape.layers - checkpointed) * layer + inputs * 2 * shape.hidden
     again = layer if checkpointed else 0
-    outside = 8 * shape.hidden  # last norm, hidden states and their gradient
+    outside = (4 if compiled else 8) * shape.hidden  # last norm, hidden states and their gradient
     return num_tokens * (kept + again + outside)
 
 
@@ -267,7 +266,7 @@ def plan_memory(
     micro_batch: int,
     seq_len: int,
     checkpointed: int,
-    fused: bool = False,
+    compiled: bool = False,
     bucket_elements: float = 5e8,
 ) -> Memory:
     """Memory of one GPU for `micro_batch` sequences at once under ZeRO `stage`, gradients accumulated in fp32.
@@ -283,7 +282,7 @@ def plan_memory(
         gradients=gradients,
         optimizer=12 * parameters / (gpus if stage else 1),
         buckets=2 * 2 * min(bucket_elements, parameters) if gpus > 1 else 0,
-        activations=activation_bytes(shape, num_tokens, checkpointed, fused=fused) + transient,
+        activations=activation_bytes(shape, num_tokens, checkpointed, compiled=compiled) + transient,
         loss=loss_bytes(shape),
     )
 
@@ -298,9 +297,7 @@ class Choice(NamedTuple):
 
 
 LINK_BYTES_PER_S = 100e9  # between GPUs, in one direction: NVLink gives two to nine times that, PCIe 4 a quarter
-FULL_SPEED_TOKENS = (
-    512  # a micro-batch of t tokens runs at t / (t + 512) of full speed: a guess that prefers large ones
-)
+FULL_SPEED_TOKENS = 512  # t tokens at once run at t / (t + 512) of full speed: a guess that prefers large micro-batches
 
 
 def choose_plan(
@@ -310,7 +307,7 @@ def choose_plan(
     gpus: int,
     global_batch: int,
     seq_len: int,
-    fused: bool = False,
+    compiled: bool = False,
     max_micro_batch: int = 64,
 ) -> Choice | None:
     """The fastest way to run `global_batch` sequences per step on cards of `memory_bytes`, by this arithmetic; None
@@ -334,21 +331,11 @@ def choose_plan(
     for stage in (2, 1) if gpus > 1 else (2,):
         for micro in divisors:
             for checkpointed in range(shape.layers + 1):
-                memory = plan_memory(
-                    shape,
-                    gpus=gpus,
-                    stage=stage,
-                    micro_batch=micro,
-                    seq_len=seq_len,
-                    checkpointed=checkpointed,
-                    fused=fused,
-                )
+                sizes = {"gpus": gpus, "stage": stage, "micro_batch": micro, "seq_len": seq_len}
+                memory = plan_memory(shape, **sizes, checkpointed=checkpointed, compiled=compiled)
                 if memory.total <= memory_bytes:
-                    rank = (
-                        seconds_per_token(stage, micro, checkpointed),
-                        -stage,
-                        Choice(stage, micro, checkpointed, memory),
-                    )
+                    choice = Choice(stage, micro, checkpointed, memory)
+                    rank = (seconds_per_token(stage, micro, checkpointed), -stage, choice)
                     best = rank if best is None or rank[:2] < best[:2] else best
                     break  # fewer checkpointed layers are always faster
     return None if best is None else best[2]
@@ -411,12 +398,20 @@ def token_sentences(shape: Shape, tokens: float, available: int | None, text_byt
 def memory_sentences(shape: Shape, card: Card, gpus: int, micro_batch: int, seq_len: int) -> list[str]:
     """Memory under ZeRO-2 with and without checkpointing, and the size of checkpoints."""
     lines = []
-    for checkpointed, fused in ((shape.layers, False), (0, False), (0, True)):
+    for checkpointed, compiled in ((shape.layers, False), (0, False), (0, True)):
         m = plan_memory(
-            shape, gpus=gpus, stage=2, micro_batch=micro_batch, seq_len=seq_len, checkpointed=checkpointed, fused=fused
+            shape,
+            gpus=gpus,
+            stage=2,
+            micro_batch=micro_batch,
+            seq_len=seq_len,
+            checkpointed=checkpointed,
+            compiled=compiled,
         )
         mode = (
-            ("all layers" if checkpointed else "no layer") + " checkpointed" + (" and compiled layers" if fused else "")
+            ("all layers" if checkpointed else "no layer")
+            + " checkpointed"
+            + (" and compiled layers" if compiled else "")
         )
         parts = ", ".join(f"{name} {gb(value)}" for name, value in m._asdict().items())
         fits = "fits" if m.total <= card.memory_gb * 1e9 else "does not fit"
@@ -550,16 +545,7 @@ def parser() -> Parser:
 
 def check_settings(settings: Settings) -> None:
     """Raise a UserError for a number that makes no sense, before anything is loaded."""
-    whole = {
-        "weight_decay",
-        "clip",
-        "warmup_steps",
-        "eval_sequences",
-        "seed",
-        "final_lr_frac",
-        "beta1",
-        "beta2",
-    }  # may be 0
+    whole = set("weight_decay clip warmup_steps eval_sequences seed final_lr_frac beta1 beta2".split())  # may be 0
     for name, value in dataclasses.asdict(settings).items():
         if isinstance(value, int | float) and not (
             0 <= value < math.inf and (value > 0 or name in whole or value is False)
@@ -812,13 +798,21 @@ def build_model(config: Mapping[str, Any], settings: Settings, device: Any) -> A
     them, and the gradient would be off by 0.7%.
     """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    attention: str = settings.attention
+    if attention == "sdpa" and not settings.document_attention:
+        # The same kernel under a name for which transformers makes no mask. Else it would look through position_ids in
+        # each micro-batch, which waits for the GPU, and compiled make a mask always, which shuts out flash attention.
+        attention = "causal_sdpa"
+        AttentionInterface.register(attention, sdpa_attention_forward)
 
     class ModelWithLoss(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.llama = LlamaForCausalLM._from_config(
-                llama_config, dtype=torch.bfloat16, attn_implementation=settings.attention
+                llama_config, dtype=torch.bfloat16, attn_implementation=attention
             )
 
         def forward(self, input_ids: Any, labels: Any, position_ids: Any = None) -> Any:
@@ -1645,17 +1639,17 @@ def fit_card(settings: Settings, run: Run, ranks: Ranks, device: Any) -> tuple[R
     """The layers to checkpoint, and the run, with what `auto` chooses for the card; a UserError if it does not fit
     the card.
     """
-    room, micro, fused = device_bytes(ranks, device), run.batches.micro_batch, settings.compile
+    room, micro = device_bytes(ranks, device), run.batches.micro_batch
     stage = run.deepspeed["zero_optimization"]["stage"]
-    sizes: dict[str, Any] = {"gpus": ranks.world, "fused": fused, "seq_len": settings.seq_len}
+    sizes: dict[str, Any] = {"gpus": ranks.world, "compiled": settings.compile, "seq_len": settings.seq_len}
     best = choose_plan(run.shape, memory_bytes=room, global_batch=run.batches.global_batch, **sizes)
     if settings.checkpoint_layers != "auto":
         num_layers = run.shape.layers if settings.checkpoint_layers == "all" else int(settings.checkpoint_layers)
         needed = plan_memory(run.shape, stage=stage, micro_batch=micro, checkpointed=num_layers, **sizes).total
         if device.type == "cuda" and needed > room:
-            fit = (
-                f"--micro-batch {best.micro_batch} --checkpoint-layers {best.checkpointed} fit" if best else "take more"
-            )
+            fit = "take a larger card, or more"
+            if best is not None:
+                fit = f"--micro-batch {best.micro_batch} --checkpoint-layers {best.checkpointed} fit with ZeRO-{best.stage}"
             raise UserError(f"a GPU has {gb(room)}, {micro} sequences at once need about {gb(needed)}; {fit}")
         return run, num_layers
     if best is None:
@@ -1799,7 +1793,7 @@ def train(settings: Settings, ranks: Ranks) -> int:
         skipped_before = engine.skipped_steps
         engine.step()
         step += 1
-        grad_norm = usual["grad_norm"] if settings.optimizer == "muon" else float(engine.get_global_grad_norm() or 0.0)
+        grad_norm = usual["grad_norm"] if "grad_norm" in usual else float(engine.get_global_grad_norm() or 0.0)
         outliers += outlier
         if engine.skipped_steps > skipped_before:
             bad_steps += 1

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import types
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import train
+from benchmarks.activation_memory import Case, kept_bytes, planned_bytes
 from data_prep.cli import UserError
 
 from .conftest import ROOT, run_command
@@ -84,60 +86,28 @@ def test_memory_of_zero_stages() -> None:
     assert loss_gb < 1.4
 
 
-@pytest.mark.parametrize("attention", ["sdpa"])
 @pytest.mark.parametrize(
-    ("hidden", "feed_forward", "heads", "kv_heads"), [(256, 688, 4, 4), (256, 688, 4, 2), (512, 1376, 8, 8)]
+    "case",
+    [
+        Case(256, 688, 4, 4, 128, checkpointed=0),
+        Case(256, 688, 4, 2, 128, checkpointed=1),
+        Case(512, 1376, 8, 8, 128, checkpointed=2),
+        Case(256, 688, 4, 2, 128, checkpointed=0, compiled=True),
+    ],
 )
-def test_activation_bytes_are_those_measured(
-    hidden: int, feed_forward: int, heads: int, kv_heads: int, attention: str
-) -> None:
+def test_activation_bytes_are_those_measured(case: Case) -> None:
     """Within 2%: bytes of the distinct tensors that autograd keeps, weights and the head's gradient not counted."""
-    import torch
-
-    def measured(layers: int, checkpointed: int) -> int:
-        config = {
-            "model_type": "llama",
-            "hidden_size": hidden,
-            "intermediate_size": feed_forward,
-            "num_hidden_layers": layers,
-        }
-        config |= {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": 512}
-        model = train.build_model(config, settings(), torch.device("cpu")).train()
-        train.set_checkpointing(model, checkpointed)
-        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-        kept: dict[int, int] = {}
-        alive = []
-
-        def pack(tensor: Any) -> Any:
-            storage = tensor.untyped_storage()
-            alive.append(tensor)
-            if storage.data_ptr() not in weights and tensor.shape != (512, hidden):
-                kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        ids = torch.zeros((2, 128), dtype=torch.int64)
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            model(ids, ids)
-        return sum(kept.values())
-
-    for layers, checkpointed in ((3, 0), (3, 2)):
-        shape = train.Shape(layers, hidden, feed_forward, 512, heads, hidden, hidden * kv_heads // heads, False)
-        planned = train.activation_bytes(shape, 256, checkpointed, fused=False)
-        if checkpointed:
-            planned -= 256 * train.layer_activation_bytes(
-                shape, fused=False
-            )  # the one that comes back, in the backward pass
-        assert planned == pytest.approx(measured(layers, checkpointed), rel=0.02)
+    assert planned_bytes(case) == pytest.approx(kept_bytes(case), rel=0.02)
 
 
 def test_auto_plan() -> None:
-    """Larger cards checkpoint less; the global batch is never changed; fusion lets 32 sequences fit 80 GB without any
+    """Larger cards checkpoint less; the global batch is never changed; compilation lets 32 sequences fit 80 GB without any
     checkpointing.
     """
 
-    def choose(memory_gb: float, fused: bool = True, gpus: int = 2) -> train.Choice | None:
+    def choose(memory_gb: float, compiled: bool = True, gpus: int = 2) -> train.Choice | None:
         return train.choose_plan(
-            PUBLISHED, memory_bytes=memory_gb * 1e9, gpus=gpus, global_batch=2048, seq_len=768, fused=fused
+            PUBLISHED, memory_bytes=memory_gb * 1e9, gpus=gpus, global_batch=2048, seq_len=768, compiled=compiled
         )
 
     large = choose(80)
@@ -153,6 +123,27 @@ def test_auto_plan() -> None:
     alone = choose(80, gpus=1)
     assert alone is not None
     assert alone.stage == 2
+
+
+def test_a_card_that_is_too_small_is_refused_with_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def refusal(memory_gb: float, **changes: Any) -> str:
+        monkeypatch.setattr(train, "device_bytes", lambda ranks, device: memory_gb * 1e9)
+        with pytest.raises(UserError) as caught:
+            train.fit_card(settings(**changes), run, train.Ranks(0, 0, 2), torch.device("cuda"))
+        return str(caught.value)
+
+    run: Any = types.SimpleNamespace(  # what fit_card asks of a Run, which needs data
+        shape=PUBLISHED, batches=train.share_out(settings(), 2), deepspeed={"zero_optimization": {"stage": 2}}
+    )
+    assert refusal(24, checkpoint_layers="0") == (
+        "a GPU has 24.0 GB, 32 sequences at once need about 80.3 GB; --micro-batch 8 --checkpoint-layers 23 fit with ZeRO-2"
+    )
+    assert refusal(12) == "a GPU has 12.0 GB, 32 sequences at once need about 28.0 GB; take a larger card, or more"
+    assert refusal(12, checkpoint_layers="auto") == (
+        "a GPU has 12.0 GB, too little for one sequence at once; take a larger card, or more"
+    )
 
 
 def test_cards_are_found_by_their_names() -> None:
@@ -347,7 +338,7 @@ def test_documents_do_not_see_each_other() -> None:
         "num_attention_heads": 4,
         "vocab_size": 50,
     }
-    model = train.build_model(config, settings(), torch.device("cpu")).float().eval()
+    model = train.build_model(config, settings(document_attention=True), torch.device("cpu")).float().eval()
     ids = torch.randint(50, (1, 24))
     positions = torch.cat([torch.arange(10), torch.arange(14)])[None]
     with torch.no_grad():

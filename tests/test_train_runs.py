@@ -13,11 +13,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import train
 from benchmarks.ranks import TINY_CONFIG, make_tiny, start_ranks, tiny_flags, wait_ranks
 from data_prep.cli import UserError
+from data_prep.token_files import HEADER_BYTES
 
 from .conftest import ROOT
 
@@ -140,9 +142,7 @@ def test_killed_and_damaged_it_goes_on_bit_for_bit(place: Path, undisturbed: Pat
     for step in (3, 9, 14):
         ranks = start_ranks(command(place, out), 2, log)
         wait_for_step(out, step)
-        for process in ranks:
-            process.kill()
-        wait_ranks(ranks, 30)
+        kill(ranks)
     newest = train.list_checkpoints(out / "checkpoints")[0]
     target = newest / "mp_rank_00_model_states.pt"
     target.write_bytes(target.read_bytes()[: target.stat().st_size // 2])
@@ -185,27 +185,52 @@ def test_each_way_to_stop_ends_all_ranks_with_a_checkpoint(place: Path, undistur
     assert_same(out, undisturbed)
 
 
-def test_on_one_gpu_instead_of_two_and_back(place: Path, undisturbed: Path) -> None:
-    out = place / "worlds"
-    shutil.copytree(undisturbed, out)
+def kill(ranks: Any) -> None:
+    for process in ranks:
+        process.kill()
+    wait_ranks(ranks, 30)
+
+
+def assert_other_numbers_of_ranks_go_on(place: Path, whole: Path, out: Path, *flags: str) -> None:
+    """From a checkpoint of `whole`, a run of 2 ranks: 1 rank for some steps, then 2 to the end, within 1e-4 of it."""
+    shutil.copytree(whole, out)
     for path in train.list_checkpoints(out / "checkpoints"):
         if path.name > "step00000008":
             shutil.rmtree(path)
     (out / "metrics.jsonl").unlink()
-    ranks = start_ranks(command(place, out), 1, place / "worlds.log")
+    ranks = start_ranks(command(place, out, *flags), 1, out.with_suffix(".log"))
     wait_for_step(out, 9)
     pid = ranks[0].pid
     assert pid is not None
     os.kill(pid, signal.SIGUSR1)
-    assert wait_ranks(ranks, 60) == [0], (place / "worlds.log").read_text()
+    assert wait_ranks(ranks, 60) == [0], out.with_suffix(".log").read_text()
     stopped = lines(out)[-1]["step"]
-    codes, said = go(place, out)
+    codes, said = go(place, out, *flags)
     assert codes == [0, 0], said
     assert [line["world_size"] for line in lines(out, "event") if line["event"] == "resume"] == [1, 2]
-    assert 8 < stopped <= STEPS
+    assert 8 < stopped < lines(whole)[-1]["step"] == lines(out)[-1]["step"]
     for step, (loss, _, rate) in curve(out).items():
-        assert loss == pytest.approx(curve(undisturbed)[step][0], rel=1e-4)
-        assert rate == curve(undisturbed)[step][2]
+        assert loss == pytest.approx(curve(whole)[step][0], rel=1e-4)
+        assert rate == curve(whole)[step][2]
+
+
+def test_on_one_gpu_instead_of_two_and_back(place: Path, undisturbed: Path) -> None:
+    assert_other_numbers_of_ranks_go_on(place, undisturbed, place / "worlds")
+
+
+def test_zero_1_goes_on_bit_for_bit_and_on_other_numbers_of_ranks(place: Path) -> None:
+    flags = ["--deepspeed-config", deepspeed_variant(place, "zero1", zero_optimization={"stage": 1})]
+    whole, killed = place / "zero1_whole", place / "zero1_killed"
+    codes, said = go(place, whole, *flags)
+    assert codes == [0, 0], said
+    ranks = start_ranks(command(place, killed, *flags), 2, place / "zero1_killed.log")
+    wait_for_step(killed, 9)
+    kill(ranks)
+    codes, said = go(place, killed, *flags)
+    assert codes == [0, 0], said
+    assert "step00000008 after step 8" in said
+    assert_same(killed, whole)
+    assert_other_numbers_of_ranks_go_on(place, whole, place / "zero1_worlds", *flags)
 
 
 def nan_loss(rank: int) -> None:
@@ -230,6 +255,35 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_bounded(place: Path) 
     assert [line["step"] for line in events] == [4, 15, 16, 17]
     assert {line["step"]: line["skipped"] for line in lines(out)}[14] == 1
     assert (out / "checkpoints" / "latest").read_text() == "step00000012"
+
+
+def guard_of_16_steps(rank: int) -> None:
+    train.GUARD_WINDOW = 16
+
+
+def test_outliers_are_skipped_and_counted(place: Path) -> None:
+    """The model counts from 4 to 19 again and again; two steps draw rows of random tokens, and they alone are skipped."""
+    out, data, poisoned, seq_len = place / "outliers", place / "poisoned", (44, 50), 32
+    shutil.copytree(place / "data", data)
+    flags = ["--dataset", str(data), "--steps", "56", "--curriculum", "none"]
+    flags += ["--skip-outliers", "--eval-sequences", "0", "--save-every", "56"]
+    run = prepare(place, out, *flags)
+    sequences, batch = run.train.segments[0].sequences, run.batches.global_batch
+    (tokens,) = [np.memmap(file.path, "<u4", "r+", offset=HEADER_BYTES) for file in sequences.files]
+    tokens[:] = np.arange(len(tokens)) % 16 + 4
+    for step in poisoned:
+        for row in sequences.locate(range(step * batch, (step + 1) * batch))[1]:
+            first = row * seq_len
+            tokens[first : first + seq_len] = np.random.default_rng(row).integers(4, 512, seq_len)
+    codes, said = go(place, out, *flags, before=guard_of_16_steps)
+    assert codes == [0, 0], said
+    events = [(line["step"], line["event"]) for line in lines(out, "event") if "skipped" in line["event"]]
+    assert events == [(step + 1, "outlier skipped") for step in poisoned]
+    assert (lines(out)[-1]["skipped"], lines(out)[-1]["outliers"]) == (2, 2)
+    losses = {step: loss for step, (loss, _, _) in curve(out).items()}
+    for step in poisoned:
+        assert losses[step] < 3 < 6 < losses[step + 1]
+        assert losses[step + 2] < losses[step] + 0.1, "a step that was skipped has changed the model"
 
 
 def test_muon(place: Path, undisturbed: Path) -> None:
