@@ -21,7 +21,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +188,6 @@ class Document:
     data: bytes  # with ASCII as ASCII
     document_class: bytes | None = None  # '' for a class whose name is a macro
     begins: bool = False
-    includes: set[str] = field(default_factory=set)  # stems of the files it includes
 
     @property
     def is_latex(self) -> bool:
@@ -197,6 +196,15 @@ class Document:
     @functools.cached_property
     def stem(self) -> str:
         return stem_of(self.name)
+
+    @functools.cached_property
+    def includes(self) -> set[str]:
+        """The stems of the files that it includes, in whatever folder."""
+        return {
+            stem_of((match[1] or match[2]).decode("latin-1"))
+            for match in itertools.islice(INCLUDED.finditer(self.data), MAX_INCLUSIONS)
+            if not is_commented(self.data, match.start())
+        }
 
     @functools.cached_property
     def num_bytes(self) -> int:
@@ -214,6 +222,8 @@ def rank_documents(archive: Archive) -> list[Document]:
     documents = read_documents(archive, ignored)
     found = find_formats(documents, archive)
     found = [document for document in found if document.name in top_level] or found
+    if len(found) < 2:
+        return found
     included = {stem for document in documents for stem in document.includes - {document.stem}}
     found = [document for document in found if document.stem not in included] or found
     if len(found) < 2:
@@ -225,7 +235,7 @@ def rank_documents(archive: Archive) -> list[Document]:
 
 
 def read_documents(archive: Archive, ignored: set[str]) -> list[Document]:
-    """The files that may be main ones, with their formats and, where there are several, what they include."""
+    """The files that may be main ones, with their formats."""
     documents = [
         Document(name, ascii_compatible(data))
         for name, data in archive.files.items()
@@ -234,8 +244,6 @@ def read_documents(archive: Archive, ignored: set[str]) -> list[Document]:
     documents = [document for document in documents if not is_marked(document.data, AUTO_IGNORE + AUTO_INCLUDE)]
     for document in documents:
         look_for_latex(document)
-        if len(documents) > 1:
-            look_for_inclusions(document)
     return documents
 
 
@@ -285,13 +293,6 @@ def look_for_latex(document: Document) -> None:
         document.document_class = None if match is None else match[1]
     if b"document" in document.data:
         document.begins = live_match(BEGIN, document.data) is not None
-
-
-def look_for_inclusions(document: Document) -> None:
-    """Note the stems of the files that a document includes, in whatever folder."""
-    for match in itertools.islice(INCLUDED.finditer(document.data), MAX_INCLUSIONS):
-        if not is_commented(document.data, match.start()):
-            document.includes.add(stem_of((match[1] or match[2]).decode("latin-1")))
 
 
 def looks_like_tex(document: Document, alone: bool) -> bool:
