@@ -538,7 +538,7 @@ def gzip_name(data: bytes) -> str:
     if len(data) < 12 or not data[3] & 8:
         return ""
     start = 12 + int.from_bytes(data[10:12], "little") if data[3] & 4 else 10
-    raw = data[start : data.find(b"\0", start, start + 256)]
+    raw = data[start : max(data.find(b"\0", start, start + 256), start)]
     return posixpath.basename(raw.decode("latin-1").replace("\\", "/"))
 
 
