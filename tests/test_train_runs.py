@@ -7,9 +7,11 @@ import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,9 @@ import pytest
 import train
 from benchmarks.ranks import TINY_CONFIG, make_tiny, start_ranks, tiny_flags, wait_ranks
 from data_prep.cli import UserError
-from data_prep.token_files import HEADER_BYTES
+from data_prep.token_files import HEADER_BYTES, TokenSequences, open_token_file, read_header
 
-from .conftest import ROOT
+from .conftest import ROOT, run_command
 
 STEPS = 24
 FLAGS = ["--steps", str(STEPS), "--log-every", "1", "--eval-every", "6", "--save-every", "4", "--keep", "9"]
@@ -303,6 +305,72 @@ def test_muon(place: Path, undisturbed: Path) -> None:
         prepare(place, out, "--optimizer", "muon", world=1)
 
 
+needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+
+
+@needs_compiler
+def test_compiled_it_learns_the_same_and_goes_on_bit_for_bit(place: Path) -> None:
+    """One layer on one rank, because compiling takes 20 s where nothing is cached."""
+    flags = ["--config", variant(place, "one_layer", num_hidden_layers=1), "--steps", "8", "--eval-sequences", "0"]
+    flags += ["--checkpoint-layers", "0"]
+    eager, out = place / "eager", place / "compiled"
+    assert go(place, eager, *flags, world=1)[0] == [0]
+    for _ in range(2):
+        log = place / "compiled.log"
+        env = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
+        assert wait_ranks(start_ranks(command(place, out, *flags, "--compile"), 1, log, env), 120) == [0], (
+            log.read_text()
+        )
+        for step, (loss, norm, _) in curve(out).items():
+            assert loss == pytest.approx(curve(eager)[step][0], abs=2e-3)
+            assert norm == pytest.approx(curve(eager)[step][1], rel=1e-2)
+        if not (out / "first").exists():
+            (out / "hf").rename(out / "first")
+            shutil.rmtree(out / "checkpoints" / "step00000008")
+    assert "Going on from" in log.read_text()
+    assert (out / "hf" / "model.safetensors").read_bytes() == (out / "first" / "model.safetensors").read_bytes()
+
+
+def wandb_history(path: Path) -> list[dict[str, Any]]:
+    """The history of an offline run's .wandb file: 7 bytes, then LevelDB's log format, with a message in each record."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, history, message, position, block = path.read_bytes(), [], b"", 7, 32_768
+    while position + 7 <= len(data):
+        if block - position % block < 7:  # too short for a record's head: padding
+            position += block - position % block
+        size, kind = struct.unpack_from("<HB", data, position + 4)
+        message += data[position + 7 : position + 7 + size]
+        position += 7 + size
+        if kind in (1, 4):  # whole, or its last piece
+            record = Record.FromString(message)
+            message = b""
+            if record.HasField("history"):
+                items = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+                history.append(items | {"step": record.history.step.num})
+    return history
+
+
+def test_wandb_offline_is_one_run_with_one_axis_of_steps(place: Path) -> None:
+    """Stopped after its first step and gone on: the same id twice, steps that go on, the metrics of metrics.jsonl."""
+    out = place / "wandb"
+    for more in (["--max-hours", "1e-9"], []):
+        codes, said = go(place, out, "--steps", "6", "--eval-every", "3", "--wandb", "offline", *more, world=1)
+        assert codes == [0], said
+    files = sorted((out / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 2
+    assert files[0].name == files[1].name
+    before, after = map(wandb_history, files)
+    assert [max(line["step"] for line in history) for history in (before, after)] == [1, 6]
+    logged = {line["step"]: line for line in before + after if "train/loss" in line}
+    assert {
+        step: (line["train/loss"], line["train/grad_norm"], line["train/lr"]) for step, line in logged.items()
+    } == curve(out)
+    assert [line["val/bits_per_byte"] for line in after if "val/loss" in line] == [
+        line["bits_per_byte"] for line in lines(out, "val")
+    ]
+
+
 # --- bad input: one line, exit 2, before anything is computed ---
 
 
@@ -388,12 +456,43 @@ def test_bad_input(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             prepare(place, place / "nocompiler", "--compile")
 
 
-def test_seeking_to_the_last_step_of_the_published_run_takes_no_time(place: Path) -> None:
-    run = prepare(place, place / "seek", "--steps", "33176")
-    begun_s = time.process_time()
-    batch = run.train.rows(train.rows_of(33_175, 1, train.Ranks(1, 1, 2), run.batches))
-    assert time.process_time() - begun_s < 1.0
-    assert batch.input_ids.shape == (2, 32)
+def test_neither_a_compiler_nor_ninja_is_needed(place: Path) -> None:
+    """Nothing on PATH: AdamW's and Muon's steps run all the same; --compile alone asks for a compiler, in one line."""
+    flags = command(place, place / "bare", "--steps", "2", "--eval-sequences", "0", "--optimizer", "muon")
+    env = {**os.environ, "PATH": "", "OMP_NUM_THREADS": "1"}
+    done = run_command("train.py", *flags, env=env)
+    assert done.returncode == 0, done.stderr
+    assert len(lines(place / "bare")) == 2
+    done = run_command("train.py", *flags, "--compile", env=env)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "train.py: --compile needs a C++ compiler and there is none on PATH; install g++, or leave --compile out\n",
+    )
+
+
+def test_seeking_in_52_billion_tokens_takes_no_time_and_no_memory(place: Path, tmp_path: Path) -> None:
+    """The published run's tokens as a file of holes (209 GB that take no room): its first, middle and last step."""
+    (packed,) = (place / "data" / "tokens").glob("train-*words.bin")
+    header = read_header(packed)._replace(num_tokens=52_180_000_000, num_documents=1)
+    path = tmp_path / packed.name
+    shutil.copyfile(packed.with_suffix(".json"), path.with_suffix(".json"))
+    path.with_suffix(".idx").write_bytes(
+        header._replace(dtype="<u8").to_bytes() + np.array([0, header.num_tokens], "<u8").tobytes()
+    )
+    with path.open("wb") as file:
+        file.write(header.to_bytes())
+        file.truncate(HEADER_BYTES + 4 * header.num_tokens)
+    batches = train.share_out(train.Settings(), 2)
+    for step in (0, 16_588, 33_175):
+        tracemalloc.start()
+        begun_s = time.process_time()
+        sequences = TokenSequences([open_token_file(path)], seq_len=768, seed=0)
+        batch = sequences.rows(train.rows_of(step, 31, train.Ranks(1, 1, 2), batches))
+        seconds, peak_bytes = time.process_time() - begun_s, tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert batch.input_ids.shape == (32, 768)
+        assert seconds < 1.0
+        assert peak_bytes < 4e6
 
 
 def test_tokens_of_another_tokenizer(place: Path) -> None:
