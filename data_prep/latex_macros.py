@@ -9,8 +9,9 @@ name stays where it is used. Definitions hold from where they stand to the end, 
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from data_prep.latex_definitions import Macro, def_macro, xparse_spec
 from data_prep.latex_source import (
     CONTROL,
     NEAR_CHARS,
@@ -43,107 +44,12 @@ MAX_PARAMETER_CHARS = 400  # of the parameter text of a \def
 CONTROL_IN_TEXT = re.compile(r"\\([A-Za-z]+|[\s\S])")  # elsewhere @ is no letter
 TELLING_ENVIRONMENTS = RAW_ENVIRONMENTS | {"document"}
 MAX_NAME_CHARS = 40  # of an environment
-PROGRAM = re.compile(
-    r"\\(?:def|gdef|edef|xdef|expandafter|csname|newcommand|futurelet|relax|setlength|addtolength"
-    r"|advance|if(?!(?:f|mmode|defined|csname|true|false)(?![A-Za-z@]))[A-Za-z@]+|@[A-Za-z@]+|begingroup|global|catcode)(?![A-Za-z@])"
-)
-IN_BOTH_MODES = re.compile(r"\\ifmmode\s*((?:(?!\\(?:else|fi|if)).)*)\\else\s*\$[^$]*\$\s*\\fi(?![A-Za-z@])", re.S)
-DEFINES = re.compile(r"\\(?:[gex]?def|newcommand|let|begin\{document)(?![A-Za-z@])")
 TAGS = frozenset(("begin", "end"))
 CLOSED = frozenset("{}()[]^_$,.;:=+-*/|<>!&0123456789")  # behind these a macro is no argument of a command
-PARAMETER = re.compile(r"#(#|\d)")
 FRONT_MATTER = frozenset(("title", "abstract", "author", "icmltitle"))
 DOCUMENT = re.compile(r"\\begin\s*\{\s*document\s*\}")
 
 
-@dataclass(slots=True)
-class Macro:
-    """An author's macro.
-
-    `spec` has one letter per argument: m mandatory, o optional with default, s star, d delimited by the entry of `ends`
-    (whose first entry stands before the first argument). What follows from the body is worked out at its first use.
-    """
-
-    spec: str
-    defaults: tuple[str | None, ...]
-    body: str
-    ends: tuple[str, ...] = ()
-    frozen: bool = False  # a \let to what TeX itself knows: not looked at again
-    endless: bool = False  # calls itself
-    cut: tuple[str | int, ...] | None = None
-    template: str | None = None
-    order: tuple[int, ...] = ()
-    is_program: bool | None = None
-    looked_at: int = -1  # the version of the definitions for which `inert` holds
-    inert: bool = False
-
-    @property
-    def program(self) -> bool:
-        """Whether the body tests or assigns, so that no text can replace the macro: then its name stays."""
-        if self.is_program is None:
-            self.is_program = len(self.body) > NEAR_CHARS or bool(PROGRAM.search(self.body))
-        return self.is_program or self.endless
-
-    @property
-    def defines(self) -> bool:
-        """Whether the macro is carried out even in a preamble, because it defines others or begins the document."""
-        return self.program and bool(DEFINES.search(self.body))
-
-    @property
-    def pieces(self) -> tuple[str | int, ...]:
-        """The body cut at its parameters: text, number, text, ..., text."""
-        if self.cut is None:
-            body = self.body
-            self.cut = cut_body(IN_BOTH_MODES.sub(r"\\ensuremath{\1}", body) if "\\ifmmode" in body else body)
-            self.template, self.order = make_template(self.cut)
-        return self.cut
-
-    def filled(self, arguments: list[str]) -> str:
-        """The body with its arguments in place."""
-        pieces = self.pieces
-        if len(pieces) == 1:
-            return str(pieces[0])
-        if self.template is None or len(arguments) < self.order[-1]:
-            return substitute(pieces, arguments)
-        return self.template % tuple([arguments[number] for number in self.order[:-1]])
-
-
-def cut_body(body: str) -> tuple[str | int, ...]:
-    """'a#1b##2' -> ('a', 1, 'b#2')."""
-    if "#" not in body:
-        return (body,)
-    pieces: list[str | int] = [""]
-    pos = 0
-    for match in PARAMETER.finditer(body):
-        pieces[-1] = str(pieces[-1]) + body[pos : match.start()]
-        if match[1] == "#":
-            pieces[-1] = str(pieces[-1]) + "#"
-        else:
-            pieces += [int(match[1]), ""]
-        pos = match.end()
-    pieces[-1] = str(pieces[-1]) + body[pos:]
-    return tuple(pieces)
-
-
-def make_template(pieces: tuple[str | int, ...]) -> tuple[str | None, tuple[int, ...]]:
-    """A format string for the body and the arguments that go into it, by place, then how many there must be.
-
-    None where a control word could run into a letter behind it, so that `substitute` has to look.
-    """
-    numbers = [piece - 1 for piece in pieces if isinstance(piece, int)]
-    texts = [piece for piece in pieces if isinstance(piece, str)]
-    if (
-        -1 in numbers
-        or any(map(LENGTHENS.match, texts[1:]))
-        or "" in texts[1:-1]
-        or any(map(ENDS_IN_WORD.search, texts[:-1]))
-    ):
-        return None, ()
-    return "%s".join(text.replace("%", "%%") for text in texts), (*numbers, max(numbers, default=-1) + 1)
-
-
-LENGTHENS = re.compile(r"[A-Za-z@]")
-ENDS_IN_WORD = re.compile(r"\\[A-Za-z@]+\Z")
 OPENS_SOMETHING = re.compile(
     r"\\\[|\$\$|\\begin\s*\{(?:"
     + "|".join(
@@ -162,11 +68,14 @@ CSNAME_DEFINITION = re.compile(
     r"\s*\\(def|gdef|edef|xdef|let|newcommand|renewcommand|providecommand)\s*\*?\s*\{?\s*\\csname\s+([^{}]{0,80}?)\\endcsname\s*\}?"
 )
 CSNAME = re.compile(r"\s*([^{}]{0,80}?)\\endcsname")
-XPARSE_LETTERS = re.compile(r"[+!>]*\s*(?:(m|o|s|v|b)|([OD]|t|d|r|R|e|E))")
 COMPARISON = re.compile(
     r"\s*([^<=>\\]{0,20}|\\[A-Za-z@]+)\s*([<=>])\s*(-?[0-9.]+\s*(?:pt|cm|mm|in|em|ex)?|\\[A-Za-z@]+)\s?"
 )
 TEST_TOKEN = re.compile(r"\s*(\\(?:[A-Za-z@]+|[\s\S])|[^\s{}])")
+NEGATION = re.compile(r"\s*\\(?:NOT|not)(?![A-Za-z])\s*")
+IFTHEN = re.compile(
+    r"\s*\\(?:(boolean|isundefined)\s*\{([^{}]{0,80})\}|equal\s*\{([^{}]{0,200})\}\s*\{([^{}]{0,200})\})\s*\Z"
+)
 NO_VALUE, TRUE, FALSE = "-NoValue-", "\\BooleanTrue", "\\BooleanFalse"
 
 
@@ -188,6 +97,7 @@ class Expander:
         self.preamble_words = PREAMBLE_COMMANDS
         self.environments: dict[str, tuple[Macro, str]] = {}
         self.flags: dict[str, bool] = dict(PACKAGE_FLAGS)
+        self.toggles: dict[str, bool] = {}
         self.front: dict[str, str] = {}
         self.left_chars = min(EXPANSION_FACTOR * num_source_chars + EXPANSION_FLOOR_CHARS, EXPANSION_CEILING_CHARS)
         self.tail = ""
@@ -823,6 +733,91 @@ class Expander:
             out.append(glue(out[-1] if out else "", self.expand_quietly(taken.lstrip(" \t"), depth + 2)))
         return end
 
+    def switch(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\newtoggle{foo}, \\toggletrue{foo}, \\setbool{foo}{true} and their families; a boolean foo has its \\iffoo, too."""
+        given, end = read_argument(source, pos)
+        if given is None:
+            return pos
+        given, value = given.strip(), name.endswith("true")
+        if name.startswith("set"):
+            word, end = read_argument(source, end)
+            value = word is not None and word.strip() == "true"
+        if "toggle" in name:
+            self.toggles[given] = value
+        else:
+            if "if" + given not in self.flags:
+                self.newif(Source("\\if" + given), name, 0, 0, [], depth)
+            self.flags["if" + given] = value
+        self.version += 1
+        self.forget()
+        return end
+
+    def choice(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\iftoggle{foo}{yes}{no} and their like of etoolbox, \\ifthenelse{test}{yes}{no}: the branch that TeX takes.
+
+        A test that we cannot carry out leaves both branches, as text that may be either.
+        """
+        arguments: list[str] = []
+        end = pos
+        for _ in range(4 if name == "ifstrequal" else 3):
+            argument, end = read_argument(source, end)
+            if argument is None:
+                break
+            arguments.append(argument)
+        holds = self.decided(name, arguments)
+        if holds is None or len(arguments) < (4 if name == "ifstrequal" else 3):
+            out.append(source.text[start:pos])
+            return pos
+        chosen = arguments[-2] if holds else arguments[-1]
+        if chosen and depth < MAX_DEPTH:
+            out.append(glue(out[-1] if out else "", self.expand_quietly(chosen.strip(), depth + 2)))
+        return end
+
+    def decided(self, name: str, arguments: list[str]) -> bool | None:
+        """What the test of `choice` says, None where it cannot be told."""
+        test = arguments[0].strip() if arguments else ""
+        if name in ("iftoggle", "nottoggle"):
+            held = self.toggles.get(test)
+        elif name in ("ifbool", "notbool"):
+            held = self.flags.get("if" + test)
+        elif name in ("ifdef", "ifundef"):
+            held = test[1:] in self.active
+        elif name == "@ifundefined":
+            held = test not in self.active
+        elif name in ("ifblank", "ifstrempty"):
+            held = not test
+        elif name == "ifstrequal":
+            held = len(arguments) > 1 and arguments[0] == arguments[1]
+        else:
+            return self.ifthen(test)
+        return not held if held is not None and name.startswith(("not", "ifundef")) else held
+
+    def ifthen(self, test: str) -> bool | None:
+        """A test of \\ifthenelse: \\equal, \\boolean, \\isundefined, a comparison of numbers, \\NOT before one of them."""
+        if negated := NEGATION.match(test):
+            held = self.ifthen(test[negated.end() :])
+            return None if held is None else not held
+        found = IFTHEN.match(test)
+        if found and found[1] == "boolean":
+            return self.flags.get("if" + found[2].strip())
+        if found and found[1] == "isundefined":
+            return found[2].strip()[1:] not in self.active
+        if found:
+            return (
+                self.expand_quietly(found[3], MAX_DEPTH - 2).strip()
+                == self.expand_quietly(found[4], MAX_DEPTH - 2).strip()
+            )
+        compared = COMPARISON.fullmatch(test)
+        if compared:
+            left_number, right_number = self.number(compared[1].strip()), self.number(compared[3])
+            if left_number is not None and right_number is not None:
+                return {
+                    "<": left_number < right_number,
+                    "=": left_number == right_number,
+                    ">": left_number > right_number,
+                }[compared[2]]
+        return None
+
     def test(self, source: Source, name: str, pos: int) -> tuple[bool, int]:
         """(what the test of conditional `name` at `pos` says, the place after it)."""
         text = source.text
@@ -878,44 +873,6 @@ def behind_taker(text: str, pos: int) -> bool:
     return slash >= 0 and text[slash + 1 : pos].strip() in ARGUMENT_TAKERS
 
 
-def substitute(pieces: tuple[str | int, ...], arguments: list[str]) -> str:
-    """The body with its arguments in place, control words kept apart from the letters behind them."""
-    if len(pieces) == 1:
-        return str(pieces[0])
-    out = ""
-    for piece in pieces:
-        part = piece if isinstance(piece, str) else arguments[piece - 1] if 0 < piece <= len(arguments) else ""
-        if part:
-            out += glue(out, part) if out else part
-    return out
-
-
-def def_macro(parameters: str, body: str) -> Macro:
-    """The macro of \\def\\foo PARAMETERS{body}."""
-    bare = "".join(parameters.split())
-    if PARAMETER.sub("", bare) == "":
-        return Macro("m" * bare.count("#"), (), body)
-    parts = re.split(r"#\d", parameters)
-    ends = (parts[0].strip(), *parts[1:])
-    spec = "".join("d" if end else "m" for end in ends[1:])
-    return Macro(spec, (), body, ends)
-
-
-def xparse_spec(given: str) -> tuple[str, tuple[str | None, ...]]:
-    """'s O{2} m' -> ('som', (None, '2', None)); a letter that we do not read becomes '?'."""
-    source, pos = Source(given), 0
-    spec, defaults = "", list[str | None]()
-    while match := XPARSE_LETTERS.search(given, pos):
-        pos = match.end()
-        default = None
-        if match[2] == "O":
-            default, pos = read_argument(source, pos)
-            default = default or ""
-        spec += {"v": "m", "b": "?"}.get(match[1], match[1]) if match[1] else "o" if match[2] == "O" else "?"
-        defaults.append(default)
-    return spec, tuple(defaults)
-
-
 def tex_commands() -> dict[str, Macro | Handler]:
     """TeX's and LaTeX's own commands that define, decide or protect -> the method that carries them out."""
     actions: dict[str, Macro | Handler] = {}
@@ -934,6 +891,10 @@ def tex_commands() -> dict[str, Macro | Handler]:
         ("DeclareMathOperator", Expander.math_operator),
         ("newif", Expander.newif),
         ("long global outer protected", Expander.prefix),
+        ("newtoggle providetoggle toggletrue togglefalse settoggle", Expander.switch),
+        ("newbool providebool booltrue boolfalse setbool newboolean provideboolean setboolean", Expander.switch),
+        ("iftoggle nottoggle ifbool notbool ifdef ifundef @ifundefined", Expander.choice),
+        ("ifblank ifstrempty ifstrequal ifthenelse", Expander.choice),
         ("makeatletter makeatother", Expander.at_letter),
         ("expandafter", Expander.expandafter),
         ("csname csuse", Expander.csname),
@@ -962,11 +923,12 @@ DEFINERS = (
     Expander.newenvironment,
     Expander.math_operator,
     Expander.newif,
+    Expander.switch,
 )
 TELLING = {  # what --explain calls them
-    name: "conditional" if action is Expander.conditional else "definition"
+    name: "conditional" if action in (Expander.conditional, Expander.choice) else "definition"
     for name, action in TEX_COMMANDS.items()
-    if action in DEFINERS
+    if action in (*DEFINERS, Expander.choice)
 }
 PREAMBLE_COMMANDS = (
     frozenset(TEX_COMMANDS) - {"csname", "csuse", "end", "bye", "enddocument"} - (CONDITIONALS - {"iffalse", "iftrue"})

@@ -193,6 +193,7 @@ UNWRAPPED: dict[str, str] = {
     "textcolor": "om", "colorbox": "om", "fcolorbox": "omm", "parbox": "ooom", "raisebox": "moo", "makebox": "poo", "framebox": "poo",
     "scalebox": "mo", "resizebox": "*mm", "hyperref": "o", "hyperlink": "m", "foreignlanguage": "m", "fontsize": "mm", "rotatebox": "om",
     "adjustbox": "m", "adjustimage": "m", "shortstack": "o", "savebox": "moo", "multicolumn": "mm", "multirow": "omom", "put": "p", "makecell": "o",
+    "ifthenelse": "m", "iftoggle": "m", "nottoggle": "m", "ifbool": "m", "notbool": "m",  # whose test only TeX can carry out
     **dict.fromkeys(words("""emph textbf textit texttt textsc textsf textrm textup textmd textsl textnormal underline uline text mbox
     fbox uppercase lowercase MakeUppercase MakeLowercase textsuperscript textsubscript selectfont"""), ""),
 }  # fmt: skip

@@ -1,0 +1,145 @@
+"""What an author's macro is: its arguments, its body, and what of the body follows from them.
+
+In: the text of a definition. Out: `Macro`. latex_macros.py learns the definitions and carries the macros out.
+"""
+
+import re
+from dataclasses import dataclass
+
+from data_prep.latex_source import NEAR_CHARS, Source, glue, read_argument
+
+PROGRAM = re.compile(
+    r"\\(?:def|gdef|edef|xdef|expandafter|csname|newcommand|futurelet|relax|setlength|addtolength"
+    r"|advance|if(?!(?:f|mmode|defined|csname|true|false|toggle|bool|def|undef|blank|strempty|strequal)(?![A-Za-z@])"
+    r"|thenelse\s*\{\s*(?:\\(?:NOT|not)(?![A-Za-z])\s*)?\\(?:equal|boolean|isundefined)(?![A-Za-z]))[A-Za-z@]+|@[A-Za-z@]+|begingroup|global|catcode)(?![A-Za-z@])"
+)
+IN_BOTH_MODES = re.compile(r"\\ifmmode\s*((?:(?!\\(?:else|fi|if)).)*)\\else\s*\$[^$]*\$\s*\\fi(?![A-Za-z@])", re.S)
+DEFINES = re.compile(r"\\(?:[gex]?def|newcommand|let|begin\{document)(?![A-Za-z@])")
+PARAMETER = re.compile(r"#(#|\d)")
+LENGTHENS = re.compile(r"[A-Za-z@]")
+ENDS_IN_WORD = re.compile(r"\\[A-Za-z@]+\Z")
+XPARSE_LETTERS = re.compile(r"[+!>]*\s*(?:(m|o|s|v|b)|([OD]|t|d|r|R|e|E))")
+
+
+@dataclass(slots=True)
+class Macro:
+    """An author's macro.
+
+    `spec` has one letter per argument: m mandatory, o optional with default, s star, d delimited by the entry of `ends`
+    (whose first entry stands before the first argument). What follows from the body is worked out at its first use.
+    """
+
+    spec: str
+    defaults: tuple[str | None, ...]
+    body: str
+    ends: tuple[str, ...] = ()
+    frozen: bool = False  # a \let to what TeX itself knows: not looked at again
+    endless: bool = False  # calls itself
+    cut: tuple[str | int, ...] | None = None
+    template: str | None = None
+    order: tuple[int, ...] = ()
+    is_program: bool | None = None
+    looked_at: int = -1  # the version of the definitions for which `inert` holds
+    inert: bool = False
+
+    @property
+    def program(self) -> bool:
+        """Whether the body tests or assigns, so that no text can replace the macro: then its name stays."""
+        if self.is_program is None:
+            self.is_program = len(self.body) > NEAR_CHARS or bool(PROGRAM.search(self.body))
+        return self.is_program or self.endless
+
+    @property
+    def defines(self) -> bool:
+        """Whether the macro is carried out even in a preamble, because it defines others or begins the document."""
+        return self.program and bool(DEFINES.search(self.body))
+
+    @property
+    def pieces(self) -> tuple[str | int, ...]:
+        """The body cut at its parameters: text, number, text, ..., text."""
+        if self.cut is None:
+            body = self.body
+            self.cut = cut_body(IN_BOTH_MODES.sub(r"\\ensuremath{\1}", body) if "\\ifmmode" in body else body)
+            self.template, self.order = make_template(self.cut)
+        return self.cut
+
+    def filled(self, arguments: list[str]) -> str:
+        """The body with its arguments in place."""
+        pieces = self.pieces
+        if len(pieces) == 1:
+            return str(pieces[0])
+        if self.template is None or len(arguments) < self.order[-1]:
+            return substitute(pieces, arguments)
+        return self.template % tuple([arguments[number] for number in self.order[:-1]])
+
+
+def cut_body(body: str) -> tuple[str | int, ...]:
+    """'a#1b##2' -> ('a', 1, 'b#2')."""
+    if "#" not in body:
+        return (body,)
+    pieces: list[str | int] = [""]
+    pos = 0
+    for match in PARAMETER.finditer(body):
+        pieces[-1] = str(pieces[-1]) + body[pos : match.start()]
+        if match[1] == "#":
+            pieces[-1] = str(pieces[-1]) + "#"
+        else:
+            pieces += [int(match[1]), ""]
+        pos = match.end()
+    pieces[-1] = str(pieces[-1]) + body[pos:]
+    return tuple(pieces)
+
+
+def make_template(pieces: tuple[str | int, ...]) -> tuple[str | None, tuple[int, ...]]:
+    """A format string for the body and the arguments that go into it, by place, then how many there must be.
+
+    None where a control word could run into a letter behind it, so that `substitute` has to look.
+    """
+    numbers = [piece - 1 for piece in pieces if isinstance(piece, int)]
+    texts = [piece for piece in pieces if isinstance(piece, str)]
+    if (
+        -1 in numbers
+        or any(map(LENGTHENS.match, texts[1:]))
+        or "" in texts[1:-1]
+        or any(map(ENDS_IN_WORD.search, texts[:-1]))
+    ):
+        return None, ()
+    return "%s".join(text.replace("%", "%%") for text in texts), (*numbers, max(numbers, default=-1) + 1)
+
+
+def substitute(pieces: tuple[str | int, ...], arguments: list[str]) -> str:
+    """The body with its arguments in place, control words kept apart from the letters behind them."""
+    if len(pieces) == 1:
+        return str(pieces[0])
+    out = ""
+    for piece in pieces:
+        part = piece if isinstance(piece, str) else arguments[piece - 1] if 0 < piece <= len(arguments) else ""
+        if part:
+            out += glue(out, part) if out else part
+    return out
+
+
+def def_macro(parameters: str, body: str) -> Macro:
+    """The macro of \\def\\foo PARAMETERS{body}."""
+    bare = "".join(parameters.split())
+    if PARAMETER.sub("", bare) == "":
+        return Macro("m" * bare.count("#"), (), body)
+    parts = re.split(r"#\d", parameters)
+    ends = (parts[0].strip(), *parts[1:])
+    spec = "".join("d" if end else "m" for end in ends[1:])
+    return Macro(spec, (), body, ends)
+
+
+def xparse_spec(given: str) -> tuple[str, tuple[str | None, ...]]:
+    """'s O{2} m' -> ('som', (None, '2', None)); a letter that we do not read becomes '?'."""
+    source, pos = Source(given), 0
+    spec, defaults = "", list[str | None]()
+    while match := XPARSE_LETTERS.search(given, pos):
+        pos = match.end()
+        default = None
+        if match[2] == "O":
+            default, pos = read_argument(source, pos)
+            default = default or ""
+        spec += {"v": "m", "b": "?"}.get(match[1], match[1]) if match[1] else "o" if match[2] == "O" else "?"
+        defaults.append(default)
+    return spec, tuple(defaults)
