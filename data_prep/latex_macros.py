@@ -914,8 +914,8 @@ def tex_commands() -> dict[str, Macro | Handler]:
 
 
 TEX_COMMANDS = tex_commands()
+DECIDERS = (Expander.conditional, Expander.choice)
 DEFINERS = (
-    Expander.conditional,
     Expander.newcommand,
     Expander.document_command,
     Expander.def_,
@@ -926,9 +926,9 @@ DEFINERS = (
     Expander.switch,
 )
 TELLING = {  # what --explain calls them
-    name: "conditional" if action in (Expander.conditional, Expander.choice) else "definition"
+    name: "conditional" if action in DECIDERS else "definition"
     for name, action in TEX_COMMANDS.items()
-    if action in (*DEFINERS, Expander.choice)
+    if action in DECIDERS or action in DEFINERS
 }
 PREAMBLE_COMMANDS = (
     frozenset(TEX_COMMANDS) - {"csname", "csuse", "end", "bye", "enddocument"} - (CONDITIONALS - {"iffalse", "iftrue"})
