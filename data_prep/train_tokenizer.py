@@ -61,7 +61,7 @@ ESCAPES = {ESCAPE: ESCAPE + "2", SPACE: ESCAPE + "1"}
 # SentencePiece learns no piece that ends in a space, though it reads such pieces. So a chunk's last space is trained as U+E001, and then
 # written as a space. The piece that is U+E001 alone becomes the tab, which SentencePiece's table of chunks cannot hold.
 LAST_SPACE, TAB = "\ue001", "\t"
-UNTRAINED = re.compile(f"[\0{TAB}{LAST_SPACE}]")  # in a chunk that is not trained on: what it holds becomes bytes
+UNTRAINED = re.compile(f"[\0{TAB}{LAST_SPACE}]")  # a chunk with one of these is not trained on
 
 # Chunks, within which pieces are merged. A control word stands with its argument if that is one word: {theorem}, {align*}, {R}.
 CONTROL_WORD = r"\\[A-Za-z]+"
@@ -71,6 +71,10 @@ BEFORE_WORD = (
     r"(?: |[^\w\s\\]|_)?"  # the one character that a word may bring along: a space, or a mark as in _i, (x, $n
 )
 LETTER = r"[^\W\d_](?![^\W\d_])"  # a variable
+MARKS = rf"(?: ?{MARK})+"
+AFTER_MARKS = (
+    rf"(?: ?{LETTER}| (?=[\\\d])|\n*)"  # a variable, the space before a control word or digit, or the line's end
+)
 CONTROL_CHUNK = CONTROL_WORD + r"(?:\{[A-Za-z]+\*?\})?"
 AFTER_WORD = {  # what may be merged to a word
     "phrases": rf"(?:['’-]{WORD}|,? {WORD})*",  # more words, over spaces, commas, hyphens and apostrophes
@@ -78,7 +82,7 @@ AFTER_WORD = {  # what may be merged to a word
 }
 CHUNKS = {
     kind: re.compile(
-        rf"{CONTROL_CHUNK}|{BEFORE_WORD}{WORD}{after}|\d|(?: ?{MARK})+(?: ?{LETTER}| (?=[\\\d])|\n*)| +(?= )|\n+|.",
+        rf"{CONTROL_CHUNK}|{BEFORE_WORD}{WORD}{after}|\d|{MARKS}{AFTER_MARKS}| +(?= )|\n+|.",
         re.DOTALL,
     )
     for kind, after in AFTER_WORD.items()
@@ -86,7 +90,7 @@ CHUNKS = {
 MAX_PIECE_CHARS = (
     24  # SentencePiece's default is 16; phrases are longer, and 16, 24 and 32 pack alike (docs/LOG.md, 2026-11-21)
 )
-# Distinct chunks held at a time. 0.44 million, of 44 MB of LaTeX, cost 1.05 GB at the peak, inside SentencePiece: about 2.4 KB a chunk
+# Distinct chunks held at a time. 0.46 million, of 44 MB of LaTeX, cost 1.04 GB at the peak, inside SentencePiece: about 2.3 KB a chunk
 # (docs/LOG.md, 2026-11-21).
 MAX_CHUNKS = 1_500_000
 
@@ -113,7 +117,8 @@ SENTENCEPIECE_OPTIONS: dict[str, Any] = {
     "minloglevel": 2,
 }
 
-# A control word becomes a piece if any document has it: there are few, 1,350 in 44 MB. Arguments are many (\cite{smith}): with one, it needs two.
+# A control word becomes a piece if any document has it: there are few, 1,350 in 44 MB. With an argument there are many (\cite{smith}), and such
+# a form must be in two documents.
 MIN_ARGUMENT_DOCUMENTS = 2
 MAX_SYMBOL_FRAC = 1 / 16  # of the vocabulary: 6,400 of 102,400, 256 of 4,096
 
@@ -594,7 +599,7 @@ def make_parser() -> Parser:
         "--max-chunks",
         type=int,
         default=MAX_CHUNKS,
-        help="bound on memory, about 2.4 KB each; rarer phrases are taken apart (default: %(default)s)",
+        help="bound on memory, about 2.3 KB each; rarer phrases are taken apart (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw of documents (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("tokenizer"), help="folder to write (default: %(default)s)")
