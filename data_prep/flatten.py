@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data_prep.archives import Archive, any_of, decode, member_name, stem_of, suffix_of
+from data_prep.latex_source import GROUP, NEAR_CHARS
 
 # Limits: time and memory stay bounded whatever a source says. TeX itself nests 15 files (texmf.cnf, max_in_open).
 MAX_SOURCE_CHARS = 16_000_000  # of the flattened text; the largest of the 237 real ones has 2.9 million
@@ -138,7 +139,13 @@ class Macro:
 
 
 def closing_brace(text: str, pos: int, end: int) -> int:
-    """The position of the brace that closes the one at `pos`, -1 where there is none before `end`. Escaped ones don't count."""
+    """The position of the brace that closes the one at `pos`, -1 where there is none before `end`.
+
+    Escaped ones and those in comments don't count.
+    """
+    near = GROUP.match(text, pos, min(pos + NEAR_CHARS, end))
+    if near is not None and "%" not in near[0]:
+        return near.end() - 1
     depth = 0
     for match in BRACE.finditer(text, pos, end):
         if match[0] == "{":
@@ -274,6 +281,9 @@ class Hit:
     pos: int
     base: str | None
     depth: int
+    heads: dict[
+        int, tuple[str, tuple[tuple[str, str], ...], int, int] | None
+    ]  # of the definitions in `text`, by their start
 
 
 class Flattener:
@@ -294,8 +304,10 @@ class Flattener:
         self.macros: dict[str, Macro] = {}
         self.aliases: dict[str, str] = {}
         self.pattern = command_pattern(())
-        self.simple: dict[str, str] = {}  # macros without arguments, from the files that `searched` names
-        self.searched: set[str] = set()
+        self.simple: dict[
+            str, str
+        ] = {}  # macros without arguments, from the files read so far but for the `unsearched`
+        self.unsearched: list[str] = []
         self.in_call: set[str] | None = None  # files that the macro being called has included
         self.only: set[str] | None = None  # \includeonly
         self.begun = False
@@ -322,6 +334,7 @@ class Flattener:
         """A file's text, decoded once; counts what is used. Raises TooLarge."""
         if name not in self.texts:
             self.texts[name] = decode(self.archive.files[name], self.archive.files[self.main])
+            self.unsearched.append(name)
         self.used[name] = None
         self.count(len(self.texts[name]))
         return self.texts[name]
@@ -350,6 +363,7 @@ class Flattener:
         out: list[str] = []
         copied = pos = safe = 0
         unclosed: set[str] = set()
+        heads: dict[int, tuple[str, tuple[tuple[str, str], ...], int, int] | None] = {}
         while (match := self.pattern.search(text, pos)) is not None:
             start, pos = match.start(), match.end()
             if match["command"] in LOADING and not self.has_styles:
@@ -361,7 +375,7 @@ class Flattener:
             if match["environment"] is not None:
                 pos = safe = self.pass_environment(match, text, unclosed)
                 continue
-            hit = Hit(match["command"], text, start, pos, base, depth)
+            hit = Hit(match["command"], text, start, pos, base, depth, heads)
             if defined := self.definition_around(hit):
                 pos = safe = defined
             elif hit.command == "endinput":
@@ -399,22 +413,29 @@ class Flattener:
         if "def" not in window and "ommand" not in window:
             return 0
         for define in reversed(list(DEFINE.finditer(text, window_start, hit.start))):
-            head = definition_head(text, define)
-            if head is None or head[2] >= hit.start:
+            head = self.head(hit, define)
+            if head is None:
                 continue
-            name, arguments, brace = head
-            self.look(hit.start - brace)
-            if closing_brace(text, brace, hit.start) >= 0 or dead_until(text, window_start, define.start()):
-                continue
-            end = closing_brace(text, brace, brace + MAX_DEFINITION_CHARS)
-            self.look(end - brace if end >= 0 else MAX_DEFINITION_CHARS)
-            if end < 0:
+            name, arguments, brace, end = head
+            if not brace < hit.start < end or dead_until(text, window_start, define.start()):
                 continue
             if hit.command not in LOADING and hit.command != "endinput" and len(self.macros) < MAX_MACROS:
                 self.macros[name] = Macro(arguments, text[brace + 1 : end])
                 self.pattern = command_pattern((*self.macros, *self.aliases))
             return end + 1
         return 0
+
+    def head(self, hit: Hit, define: re.Match[str]) -> tuple[str, tuple[tuple[str, str], ...], int, int] | None:
+        """What `definition_head` finds, and the position of the brace that ends the body; read once for each definition."""
+        start = define.start()
+        if start not in hit.heads:
+            head = definition_head(hit.text, define)
+            end = -1
+            if head is not None:
+                end = closing_brace(hit.text, head[2], head[2] + MAX_DEFINITION_CHARS)
+                self.look(end - head[2] if end >= 0 else MAX_DEFINITION_CHARS)
+            hit.heads[start] = (*head, end) if head is not None and end >= 0 else None
+        return hit.heads[start]
 
     def is_guard(self, hit: Hit) -> bool:
         r"""Whether an \endinput stands in a condition, or behind an open brace of its line: it guards a file then."""
@@ -621,9 +642,9 @@ class Flattener:
             return stem_of(self.main)
         if name == "space":
             return " "
-        for file in [file for file in self.texts if file not in self.searched]:
-            self.searched.add(file)
+        for file in self.unsearched:
             self.simple.update(SIMPLE_DEFINITION.findall(self.texts[file]))
+        self.unsearched.clear()
         return self.simple.get(name, "")
 
 
