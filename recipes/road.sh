@@ -50,14 +50,17 @@ posttrain() { # METHOD NAME FLAGS...: sft, dpo or grpo; the stage's folder in OU
     fi
 }
 
-benchmarks() { # NAMES...
+benchmarks() { # NAMES...; LIMIT: so many questions of each
     say "benchmarks beside the published figures: ${MODEL%hf}benchmarks.json"
     if [ -z "${BENCHMARK_DATA:-}" ]; then
         echo "left out: give BENCHMARK_DATA, hub or a folder of local files"
     elif python -c "import lm_eval, math_verify" 2> /dev/null; then
-        local from=()
+        local from=() names=() name
         [ "$BENCHMARK_DATA" = hub ] || from=(--data "$BENCHMARK_DATA")
-        python evaluate.py benchmarks --model "$MODEL" --out "${MODEL%hf}benchmarks.json" "${from[@]}" "$@"
+        for name in "$@"; do # HellaSwag is read from the hub only
+            [ "$name" = hellaswag ] && [ "$BENCHMARK_DATA" != hub ] || names+=("$name")
+        done
+        python evaluate.py benchmarks --model "$MODEL" --out "${MODEL%hf}benchmarks.json" "${from[@]}" --tasks "${names[@]}" ${LIMIT:+--limit "$LIMIT"}
     else
         echo "left out: the packages lm_eval and math-verify are not installed (pip install lm_eval math-verify)"
     fi

@@ -366,6 +366,7 @@ def test_the_real_files_are_in_the_form_that_is_asked_for() -> None:
 
 SUM, SUM_ANSWER = "What is 3 + 4?", "3 + 4 = 7\n#### 7"
 PROBLEM, PROOF = "What is $2 + 3$?", "It is $\\boxed{5}$.\nFinal Answer: The final answer is $5$. I hope it is correct."
+WRONG_SUM, WRONG_PROOF = "3 + 4 = 8\n#### 8", "It is $\\boxed{6}$."
 LONG_CONTEXT_TOKENS = 640
 
 
@@ -401,12 +402,13 @@ def by_heart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """GSM8K and MATH of our own: one question of each that the model knows, and one that it does not."""
     folder = tmp_path_factory.mktemp("generated")
-    sums = [{"question": SUM, "answer": SUM_ANSWER}, {"question": SUM, "answer": "3 + 4 = 8\n#### 8"}]
+    sums = [{"question": SUM, "answer": answer} for answer in (SUM_ANSWER, WRONG_SUM)]
     proofs = [
         {"context": PROBLEM, "answer": "5", "chain_of_thought": PROOF, "category": "algebra"},
-        {"context": PROBLEM, "answer": "6", "chain_of_thought": "It is $\\boxed{6}$.", "category": "algebra"},
+        {"context": PROBLEM, "answer": "6", "chain_of_thought": WRONG_PROOF, "category": "algebra"},
     ]
-    for name, rows in (("gsm8k/test", sums), ("gsm8k/train", sums), ("benchmarks/math", proofs)):
+    files = {"gsm8k/test": sums, "gsm8k/train": sums, "benchmarks/math": proofs, "benchmarks/arc_easy": QUESTIONS}
+    for name, rows in files.items():
         path = folder / f"{name}.jsonl.gz"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
@@ -419,33 +421,53 @@ def test_generated_answers_are_judged_as_by_the_harness_called_by_hand(
     lm_eval = pytest.importorskip("lm_eval", reason="lm_eval is an optional extra, see requirements-extra.txt")
     pytest.importorskip("math_verify", reason="math-verify is an optional extra, see requirements-extra.txt")
     out = tmp_path / "bench.json"
-    words = ["--data", str(generated), "--tasks", "gsm8k", "minerva_math", "--shots", "0", "--device", "cpu"]
+    words = [
+        "--data",
+        str(generated),
+        "--tasks",
+        "gsm8k",
+        "minerva_math",
+        "arc_easy",
+        "--shots",
+        "0",
+        "--device",
+        "cpu",
+    ]
     evaluate.main(["benchmarks", "--model", str(by_heart), "--out", str(out), *words])
     found = json.loads(out.read_text())["benchmarks"]
     assert found["gsm8k"]["answers"] == {"exact_match": [1, 0], "flexible-extract": [1, 0]}
     assert found["minerva_math"]["answers"] == {"exact_match": [1, 0], "math_verify": [1, 0]}
 
-    rows = gzip.decompress((generated / "benchmarks" / "math.jsonl.gz").read_bytes()).splitlines()
-    problems = tmp_path / "problems.jsonl"  # under the names that the harness's own task wants
-    problems.write_text(
-        "".join(
-            json.dumps({"problem": row["context"], "solution": row["chain_of_thought"]}) + "\n"
-            for row in map(json.loads, rows)
-        )
-    )
-    sums = {split: str(generated / "gsm8k" / f"{split}.jsonl.gz") for split in ("test", "train")}
-    data = {"gsm8k": sums, "minerva_math": {"test": str(problems), "train": str(problems)}}
-    bases = {"gsm8k": "gsm8k/gsm8k.yaml", "minerva_math": "minerva_math/minerva_math_algebra.yaml"}
+    # the same questions under the names that the harness's own tasks want
+    hub = {
+        "gsm8k": [{"question": SUM, "answer": answer} for answer in (SUM_ANSWER, WRONG_SUM)],
+        "minerva_math": [{"problem": PROBLEM, "solution": solution} for solution in (PROOF, WRONG_PROOF)],
+        "arc_easy": [
+            {
+                "question": row["query"].removeprefix("Question: "),
+                "choices": {"text": row["choices"], "label": [*"ABCD"[: len(row["choices"])]]},
+                "answerKey": "ABCD"[row["gold"]],
+            }
+            for row in QUESTIONS
+        ],
+    }
+    bases = {
+        "gsm8k": "gsm8k/gsm8k.yaml",
+        "minerva_math": "minerva_math/minerva_math_algebra.yaml",
+        "arc_easy": "arc/arc_easy.yaml",
+    }
     for name, base in bases.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in hub[name]))
         task = {
             "include": str(Path(lm_eval.__file__).parent / "tasks" / base),
             "task": f"{name}_by_hand",
             "dataset_path": "json",
             "dataset_name": None,
-            "dataset_kwargs": {"data_files": data[name]},
+            "dataset_kwargs": {"data_files": dict.fromkeys(("train", "validation", "test"), str(path))},
         }
         (tmp_path / f"{name}.yaml").write_text(json.dumps(task))  # JSON is YAML
-    words = ["-m", "lm_eval", "run", "--model", "hf", "--tasks", "gsm8k_by_hand,minerva_math_by_hand"]
+    words = ["-m", "lm_eval", "run", "--model", "hf", "--tasks", ",".join(f"{name}_by_hand" for name in bases)]
     words += [
         "--model_args",
         f"pretrained={by_heart},dtype=float32,add_bos_token=True,max_length={LONG_CONTEXT_TOKENS}",

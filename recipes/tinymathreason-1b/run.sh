@@ -56,7 +56,7 @@ posttrain sft sft-mathematics "${SFT_MATH[@]}"
 evaluate
 posttrain grpo grpo "${GRPO[@]}"
 evaluate
-benchmarks --tasks gsm8k minerva_math arc_challenge
+benchmarks gsm8k minerva_math arc_challenge
 posttrain sft sft-chat "${SFT_CHAT[@]}"
 evaluate
 chat
