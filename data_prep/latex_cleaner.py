@@ -20,7 +20,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: import from the repository root
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -34,7 +34,8 @@ from data_prep.records import Rejection, json_line, read_jsonl
 MIN_LETTERS = 20  # a text with fewer holds nothing
 LETTERS = re.compile(rf"(?:[\W\d_]*[^\W\d_]){{{MIN_LETTERS}}}")
 EXCERPT_OF_TEXT_CHARS = 2_000  # are looked at for letters
-HEADING = re.compile(r"\\(part|chapter|section)\*?\{")
+HEADINGS = ("\\part", "\\chapter", "\\section")
+OPENED = re.compile(r"\*?\{")
 PART_NAMES = {
     "introduction": re.compile(r"(?i)\bintroduction\b"),
     "conclusion": re.compile(r"(?i)\b(?:conclu|summary|closing remarks)"),
@@ -152,7 +153,7 @@ def find_parts(text: str) -> dict[str, list[int]]:
     end = text.find("\\end{abstract}", start)
     if 0 <= start < end:
         parts["abstract"] = [start + len("\\begin{abstract}"), end]
-    headings = [(match.start(), match.end()) for match in HEADING.finditer(text)]
+    headings = sorted((place, match.end()) for name in HEADINGS for place, match in opened(text, name))
     for number, (_, inside) in enumerate(headings):
         stop = headings[number + 1][0] if number + 1 < len(headings) else len(text)
         line_end = text.find("\n", inside)
@@ -161,6 +162,15 @@ def find_parts(text: str) -> dict[str, list[int]]:
             if part not in parts and pattern.search(text, inside, line_end):
                 parts[part] = [line_end, stop]
     return parts
+
+
+def opened(text: str, name: str) -> Iterator[tuple[int, re.Match[str]]]:
+    """Where the command `name` stands with an argument, and the match that ends behind its brace."""
+    place = text.find(name)
+    while place >= 0:
+        if match := OPENED.match(text, place + len(name)):
+            yield place, match
+        place = text.find(name, place + 1)
 
 
 def read_paper(path: Path) -> str:

@@ -59,6 +59,9 @@ OPENS_SOMETHING = re.compile(
 )
 NAME_IN_BRACES = re.compile(r"\s*\{\s*([^{}\\$%&#~]*?)\s*\}")
 DEFINED_NAME = re.compile(r"\s*\*?\s*(?:\{\s*\\([A-Za-z@]+|[^A-Za-z@\s])\s*\}|\\([A-Za-z@]+|[^A-Za-z@\s]))")
+SIMPLE_NEWCOMMAND = re.compile(
+    r"\s*\*?\s*(?:\{\s*\\([A-Za-z@]+)\s*\}|\\([A-Za-z@]+))\s*(?:\[\s*([1-9])\s*\]\s*)?(?=\{)"
+)
 DEF_NAME = re.compile(r"\s*\\([A-Za-z@]+|[\s\S])")
 LET_TARGET = re.compile(r"\s*=?\s*(?:\\([A-Za-z@]+|[\s\S])|([^\s{}]))")
 PREFIXED = re.compile(
@@ -419,6 +422,12 @@ class Expander:
 
     def newcommand(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
         """\\newcommand\\foo[2][default]{body} and its family, \\newcommandx\\foo[2][1=default]{body}."""
+        simple = SIMPLE_NEWCOMMAND.match(source.text, pos)  # most of all
+        if simple and (end := source.group_end(simple.end())) > 0:
+            new, inner = simple[1] or simple[2], source.text[simple.end() + 1 : end - 1]
+            if not (name.startswith("provide") and new in self.active):
+                self.define(new, self.alias_of(inner) or Macro("m" * int(simple[3] or 0), (), inner))
+            return end
         found = DEFINED_NAME.match(source.text, pos)
         if not found:
             return pos
@@ -444,7 +453,8 @@ class Expander:
 
     def alias_of(self, body: str) -> Handler | None:
         """The definer that a body consists of: \\newcommand{\\nc}{\\newcommand} makes \\nc define."""
-        action = self.active.get(body.strip()[1:]) if body.strip().startswith("\\") else None
+        bare = body.strip()
+        action = self.active.get(bare[1:]) if bare[:1] == "\\" else None
         return None if action is None or isinstance(action, Macro) else action
 
     def def_(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:

@@ -232,10 +232,12 @@ class Cleaner:
                 pos = found.end() if found else pos
         return pos
 
-    def note(self, rule: str, start: int, end: int) -> None:
-        """Tell --explain that `text[start:end]` went."""
+    def note(self, rule: str, start: int, end: int, name: str = "") -> None:
+        """Tell --explain that `text[start:end]` went, by a rule for the command \\name."""
         if self.explain is not None:
-            self.explain.append((rule, start, self.text[start : min(end, start + EXCERPT_CHARS)]))
+            self.explain.append(
+                (f"{rule} \\{name}" if name else rule, start, self.text[start : min(end, start + EXCERPT_CHARS)])
+            )
 
     def trim(self) -> None:
         """Take back the blanks before a removed reference."""
@@ -254,7 +256,7 @@ class Cleaner:
     def dropped(self, name: str, start: int, pos: int) -> int:
         """Name and arguments go."""
         pos = self.skip(DROPPED[name], pos)
-        self.note(f"command \\{name}", start, pos)
+        self.note("command", start, pos, name)
         return self.after_word(pos) if not DROPPED[name] else pos
 
     def unwrapped(self, name: str, start: int, pos: int) -> int:
@@ -263,14 +265,14 @@ class Cleaner:
         if signature:
             pos = self.skip(signature, pos)
         if self.explain is not None:
-            self.note(f"wrapper \\{name}", start, pos)
+            self.note("wrapper", start, pos, name)
         return pos if self.text[pos : pos + 1] == "{" else AFTER_WORD.match(self.text, pos).end()  # type: ignore[union-attr]
 
     def label(self, name: str, start: int, pos: int) -> int:
         """A label or index entry goes, with the blanks before it where a mark of punctuation follows."""
         pos = self.skip("om", pos)
         if self.explain is not None:
-            self.note(f"command \\{name}", start, pos)
+            self.note("command", start, pos, name)
         if self.text[pos : pos + 1] in (",", ".", ";", ":", ")"):
             self.trim()
         return pos
@@ -322,7 +324,7 @@ class Cleaner:
     def cite(self, name: str, start: int, pos: int) -> int:
         """A citation goes with the blank before it; where the sentence needs it, `[*]` stands in its place."""
         pos = self.skip("*oom", pos)
-        self.note(f"citation \\{name}", start, pos)
+        self.note("citation", start, pos, name)
         out = self.out
         if name in TEXTUAL_CITES:
             out.append("[*]")
@@ -346,7 +348,7 @@ class Cleaner:
     def reference(self, name: str, start: int, pos: int) -> int:
         """A reference to a number that we do not know is written `*`, one to an equation `(*)`."""
         pos = self.skip("*omm" if name in TWO_ARGUMENT_REFS else "*om", pos)
-        self.note(f"reference \\{name}", start, pos)
+        self.note("reference", start, pos, name)
         self.out.append(REFS[name])
         return pos
 
@@ -464,7 +466,7 @@ class Cleaner:
         pos = self.skip("*", pos)
         found = GRAPHICS_FILE.match(self.text, pos)
         pos = self.skip("oom", pos) if self.next_char(pos) == "[" else found.end() if found else pos
-        self.note(f"graphics \\{name}", start, pos)
+        self.note("graphics", start, pos, name)
         return pos
 
     def input_(self, name: str, start: int, pos: int) -> int:
