@@ -47,6 +47,9 @@ class Source:
     def group_end(self, pos: int) -> int:
         """`text[pos]` is `{`: the place after its `}`, or -1."""
         text = self.text
+        close = text.find("}", pos, pos + NEAR_CHARS)
+        if close > 0 and text[close - 1] != "\\" and text.find("{", pos + 1, close) < 0:  # most groups hold no other
+            return close + 1
         if self._groups is None:
             if match := GROUP.match(text, pos, pos + NEAR_CHARS):
                 return match.end()
