@@ -210,7 +210,8 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 # --- MLX ---
 
 
-@pytest.mark.parametrize(("words", "limit"), [([], 0.01), (["--bits", "8"], 0.01), (["--bits", "4"], 0.15)])
+# 4 bits cost models of this size 15% to 18% of the logits (docs/LOG.md, "After pretraining")
+@pytest.mark.parametrize(("words", "limit"), [([], 0.01), (["--bits", "8"], 0.01), (["--bits", "4"], 0.25)])
 def test_mlx_reproduces_logits_and_tokens_and_stops(
     tmp_path: Path, words: list[str], limit: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
