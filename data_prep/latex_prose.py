@@ -41,6 +41,7 @@ from data_prep.latex_tables import (
     SYMBOLS,
     TEXTUAL_CITES,
     TWO_ARGUMENT_REFS,
+    UNITS,
     UNWRAPPED,
     WRAPPERS,
 )
@@ -107,7 +108,9 @@ FONT = re.compile(
 )
 NOTE_MARK = re.compile(r"[^A-Za-z]{0,12}|\$[^$]{1,30}\$")
 ROW_GAP = re.compile(r"\[\s*-?[\d.,]*\s*(?:[a-z]{2}|\\[a-z]+)\s*\]")
-UNKNOWN_OPTION_IS_LAYOUT = re.compile(r"\[[^]\n]*=[^]\n]*\]")
+UNKNOWN_OPTION_IS_LAYOUT = re.compile(
+    r"\[(?:[^]\n]*=[^]\n]*\]|[^][{}\n]{0,100}\](?=\{))"
+)  # [width=3cm], [0000-0001]{Name}
 
 Handler = Callable[["Cleaner", str, int, int], int]
 
@@ -371,6 +374,25 @@ class Cleaner:
         pos = self.skip("om", pos)
         self.note("address of \\href", start, pos)
         return pos
+
+    def quantity(self, name: str, start: int, pos: int) -> int:
+        """\\unit[60]{km} of units, \\SI{60}{\\kilo\\metre} and \\qty of siunitx -> 60 km; \\si{\\kilo\\metre} -> km."""
+        text = self.text
+        if name == "unit" and text[pos : pos + 1] == "[" and (end := self.source.option_end(pos)) > 0:
+            value = self.prose(pos + 1, end - 1)
+        else:
+            pos = self.skip("o", pos)
+            found = self.group(pos) if name in ("SI", "qty") else None
+            if found is not None and text[found[1] : found[1] + 1] != "{":
+                return pos
+            value, end = found or ("", pos)
+        self.out.append(value.strip() + " " if value else "")
+        close = self.source.group_end(end) if text[end : end + 1] == "{" else -1
+        unit = UNIT_WORD.sub(lambda word: UNITS.get(word[1], word[0]), text[end + 1 : close - 1]) if close > 0 else "\\"
+        if "\\" in unit.replace("\\%", "") or "$" in unit:
+            return end  # read as prose
+        self.out.append(unit.strip())
+        return close
 
     def texorpdfstring(self, name: str, start: int, pos: int) -> int:
         """\\texorpdfstring{text}{bookmark} -> text."""
@@ -730,6 +752,7 @@ class Cleaner:
         return "".join(out)
 
 
+UNIT_WORD = re.compile(r"\\([A-Za-z]+)\s*")
 UNREADABLE_IN_URL = re.compile(r"[\\${}\s]")
 SPECIAL = re.compile(r"[\\${}%&#~^]")
 RAW_MARK = "\x00"
@@ -767,7 +790,7 @@ def build_actions() -> dict[str, str | Handler]:
     actions.update(dict.fromkeys(REFS, Cleaner.reference))
     methods: dict[str, Handler] = {
         "label": Cleaner.label, "index": Cleaner.label, "glossary": Cleaner.label, "nocite": Cleaner.label, "item": Cleaner.item,
-        "appendix": Cleaner.kept, "footnote": Cleaner.footnote, "footnotetext": Cleaner.footnote, "href": Cleaner.href, "texorpdfstring": Cleaner.texorpdfstring, "url": Cleaner.url,
+        "appendix": Cleaner.kept, "footnote": Cleaner.footnote, "footnotetext": Cleaner.footnote, "href": Cleaner.href, "texorpdfstring": Cleaner.texorpdfstring, "unit": Cleaner.quantity, "SI": Cleaner.quantity, "qty": Cleaner.quantity, "si": Cleaner.quantity, "url": Cleaner.url,
         "path": Cleaner.url, "nolinkurl": Cleaner.url, "verb": Cleaner.verb, "lstinline": Cleaner.verb, "\\": Cleaner.line_break, "font": Cleaner.font, "hbox": Cleaner.box,
         "vbox": Cleaner.box, "vtop": Cleaner.box, "vcenter": Cleaner.box, "title": Cleaner.title_, "icmltitle": Cleaner.title_,
         "abstract": Cleaner.abstract_, "includegraphics": Cleaner.graphics, "epsfig": Cleaner.graphics, "psfig": Cleaner.graphics,

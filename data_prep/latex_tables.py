@@ -198,6 +198,18 @@ UNWRAPPED: dict[str, str] = {
     fbox uppercase lowercase MakeUppercase MakeLowercase textsuperscript textsubscript selectfont"""), ""),
 }  # fmt: skip
 
+# Units of siunitx, as it prints them; prefixes and units are written one behind the other.
+UNITS = {
+    "per": "/", "squared": "²", "cubed": "³", "percent": "\\%", "degree": "°", "degreeCelsius": "°C", "celsius": "°C", "angstrom": "Å", "micro": "µ",
+    "metre": "m", "meter": "m", "second": "s", "gram": "g", "kilogram": "kg", "ampere": "A", "kelvin": "K", "mole": "mol", "candela": "cd",
+    "hertz": "Hz", "newton": "N", "pascal": "Pa", "joule": "J", "watt": "W", "coulomb": "C", "volt": "V", "farad": "F", "ohm": "Ω", "siemens": "S",
+    "weber": "Wb", "tesla": "T", "henry": "H", "lumen": "lm", "lux": "lx", "becquerel": "Bq", "gray": "Gy", "sievert": "Sv", "radian": "rad",
+    "steradian": "sr", "minute": "min", "hour": "h", "day": "d", "litre": "L", "liter": "L", "tonne": "t", "hectare": "ha", "electronvolt": "eV",
+    "dalton": "Da", "decibel": "dB", "bit": "bit", "byte": "B", "barn": "b", "arcsecond": "″", "arcminute": "′", "astronomicalunit": "au",
+    "femto": "f", "pico": "p", "nano": "n", "milli": "m", "centi": "c", "deci": "d", "hecto": "h", "kilo": "k", "mega": "M", "giga": "G", "tera": "T",
+    "peta": "P", "kibi": "Ki", "mebi": "Mi", "gibi": "Gi", "tebi": "Ti",
+}  # fmt: skip
+
 # ---------------------------------------------------------------- commands that stay
 
 SECTIONS = words("part chapter section subsection subsubsection paragraph subparagraph")
