@@ -61,7 +61,7 @@ INNER_GROUP = rf"\{{{MATH_CHARS}(?:{MATH_COMMAND}{MATH_CHARS})*\}}"
 MATH_GROUP = rf"\{{{MATH_CHARS}(?:(?:{MATH_COMMAND}|{INNER_GROUP}){MATH_CHARS})*\}}"
 FORMULA = rf"\$(?=[^$]){MATH_CHARS}(?:(?:{MATH_COMMAND}|{MATH_GROUP}){MATH_CHARS})*\$"
 DISPLAY_CHARS = r"[^$\\{}\n]*(?:\n(?!\s*\n)[^$\\{}\n]*)*"
-DISPLAY_COMMAND = rf"\\(?!{LOOK_IN_MATH}|begin)[^]\n]"
+DISPLAY_COMMAND = rf"\\(?!{LOOK_IN_MATH}|begin)[^][\n]"  # at another \[ the first is known not to end
 DISPLAY = rf"\\\[(?!\s*\\\]){DISPLAY_CHARS}(?:(?:{DISPLAY_COMMAND}|{MATH_GROUP}){DISPLAY_CHARS}){{0,100}}\\\]"
 KEPT = (  # structure that stays as it is written; other names of environments are looked up
     r"\\item (?=\S)|\\(?:begin|end)\{(?:proof|thm|theorem|lem|lemma|prop|proposition|cor|corollary|defn?|definition|rem|remark"
