@@ -56,6 +56,9 @@ GROWTH: dict[str, Callable[[int], str]] = {
     "long \\def parameters": lambda n: "\\def\\x" + "#1a" * n + "{b}",
     "unclosed arguments": lambda n: "\\newcommand{\\x}[1]{(#1)}" + "\\x{ a " * n,
     "unclosed options": lambda n: "\\newcommand{\\x}[2][d]{#1#2}" + "\\x[ a " * n,
+    "nested \\iftoggle": lambda n: "\\newtoggle{x}" + "\\nottoggle{x}{ a " * n + "}{}" * n,
+    "\\ifthenelse{\\NOT \\NOT ...": lambda n: "\\ifthenelse{" + "\\NOT " * n + "\\boolean{x}}{a}{b}",
+    "unclosed \\SI{1}{": lambda n: "\\SI{1}{ a " * n,
     "comments": lambda n: "a % b\n" * n,
 }
 

@@ -805,7 +805,8 @@ class Expander:
     def ifthen(self, test: str) -> bool | None:
         """A test of \\ifthenelse: \\equal, \\boolean, \\isundefined, a comparison of numbers, \\NOT before one of them."""
         if negated := NEGATION.match(test):
-            held = self.ifthen(test[negated.end() :])
+            test = test[negated.end() :]
+            held = None if NEGATION.match(test) else self.ifthen(test)
             return None if held is None else not held
         found = IFTHEN.match(test)
         if found and found[1] == "boolean":
@@ -819,13 +820,7 @@ class Expander:
             )
         compared = COMPARISON.fullmatch(test)
         if compared:
-            left_number, right_number = self.number(compared[1].strip()), self.number(compared[3])
-            if left_number is not None and right_number is not None:
-                return {
-                    "<": left_number < right_number,
-                    "=": left_number == right_number,
-                    ">": left_number > right_number,
-                }[compared[2]]
+            return self.compare(compared)
         return None
 
     def test(self, source: Source, name: str, pos: int) -> tuple[bool, int]:
@@ -837,13 +832,7 @@ class Expander:
             found = COMPARISON.match(text, pos, pos + 200)
             if not found:
                 return False, pos
-            left, right = self.number(found[1]), self.number(found[3])
-            holds = (
-                left is not None
-                and right is not None
-                and {"<": left < right, "=": left == right, ">": left > right}[found[2]]
-            )
-            return holds, found.end()
+            return bool(self.compare(found)), found.end()
         if name == "ifcsname":
             named = CSNAME.match(text, pos)
             return (named[1] in self.active, named.end()) if named else (False, pos)
@@ -858,6 +847,13 @@ class Expander:
         if second is None:
             return False, first.end()
         return self.same(first[1], second[1]), second.end()
+
+    def compare(self, found: re.Match[str]) -> bool | None:
+        """What COMPARISON found, if both sides are numbers."""
+        left, right = self.number(found[1].strip()), self.number(found[3])
+        if left is None or right is None:
+            return None
+        return {"<": left < right, "=": left == right, ">": left > right}[found[2]]
 
     def same(self, left: str, right: str) -> bool:
         """Whether \\ifx would find two tokens to mean the same; a name that nobody defined means \\undefined."""

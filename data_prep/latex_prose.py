@@ -377,20 +377,23 @@ class Cleaner:
 
     def quantity(self, name: str, start: int, pos: int) -> int:
         """\\unit[60]{km} of units, \\SI{60}{\\kilo\\metre} and \\qty of siunitx -> 60 km; \\si{\\kilo\\metre} -> km."""
-        text = self.text
-        if name == "unit" and text[pos : pos + 1] == "[" and (end := self.source.option_end(pos)) > 0:
-            value = self.prose(pos + 1, end - 1)
-        else:
+        end = pos
+        if name in ("SI", "qty"):
             pos = self.skip("o", pos)
-            found = self.group(pos) if name in ("SI", "qty") else None
-            if found is not None and text[found[1] : found[1] + 1] != "{":
+            found = self.group(pos)
+            if found is None or self.text[found[1] : found[1] + 1] != "{":
                 return pos
-            value, end = found or ("", pos)
-        self.out.append(value.strip() + " " if value else "")
-        close = self.source.group_end(end) if text[end : end + 1] == "{" else -1
-        unit = UNIT_WORD.sub(lambda word: UNITS.get(word[1], word[0]), text[end + 1 : close - 1]) if close > 0 else "\\"
-        if "\\" in unit.replace("\\%", "") or "$" in unit:
-            return end  # read as prose
+            self.out.append(found[0].strip() + " ")
+            end = found[1]
+        elif name == "unit" and self.text[pos : pos + 1] == "[" and (close := self.source.option_end(pos)) > 0:
+            self.out.append(self.prose(pos + 1, close - 1).strip() + " ")
+            end = close
+        close = self.source.group_end(end) if self.text[end : end + 1] == "{" else -1
+        if close < 0:
+            return end
+        unit = UNIT_WORD.sub(lambda word: UNITS.get(word[1], word[0]), self.text[end + 1 : close - 1])
+        if "\\" in unit.replace("\\%", "") or "$" in unit or "{" in unit:
+            return end  # a unit that we do not know is read as prose
         self.out.append(unit.strip())
         return close
 
