@@ -344,7 +344,7 @@ def choose_plan(
 # --- sentences ---
 
 CHINCHILLA_TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022, as the paper uses it
-BYTES_PER_TOKEN = 4.31  # of papers, measured with our tokenizer of 102,400 pieces: docs/LOG.md
+BYTES_PER_TOKEN = 4.65  # of papers, measured with our tokenizer of 102,400 pieces: docs/LOG.md
 PAPER_BYTES_PER_TOKEN = (3.0, 4.0)  # the paper's rule: one billion tokens from 3 to 4 GB of text
 
 
