@@ -6,15 +6,17 @@ In: a folder of e-prints (default ../shared/eprints/src). Out: figures on stdout
     python ../shared/fidelity/fidelity.py --set ../shared/eprints --texts /tmp/clean.jsonl --worst 20
     python benchmarks/fidelity_mended.py --texts /tmp/clean.jsonl
     python benchmarks/cleaning.py --growth
-    python data_prep/compile_cleaner.py && python benchmarks/cleaning.py
 
+Both forms of the cleaner are measured, the interpreted one and the compiled one (data_prep/compile_cleaner.py), each in a process of its own.
 MB are those of the TeX files that a paper's text is made of; others in its archive are inflated, but do not count. Times
 are CPU seconds of this process; for each e-print the fastest of `--rounds` rounds counts, because what else runs on the
 machine can only add. The speed of a bare Python loop is printed beside them, so that figures from two machines can be compared.
 """
 
 import gc
+import os
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,8 +25,8 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: import from the repository root
 
-from data_prep import cleaner_form
-from data_prep.cli import Parser, need_file, run
+from data_prep import cleaner_form, compile_cleaner
+from data_prep.cli import Parser, UserError, need_file, run
 from data_prep.extraction import Eprint, Extracted, extract_source, iter_eprints
 from data_prep.latex_cleaner import Cleaned, clean_latex
 from data_prep.records import parse_name, write_jsonl
@@ -127,6 +129,21 @@ def measure(sources: Path, rounds: int, out: Path | None) -> None:
         write_jsonl(out, ({"id": name, "text": text} for name, text in sorted(texts.items())))
 
 
+def measure_forms(arguments: list[str]) -> int:
+    """Measure the interpreted cleaner, then, where it can be compiled, the compiled one."""
+    command = [sys.executable, __file__, *arguments, "--this-form"]
+    subprocess.run(command, env={**os.environ, "INTERPRETED_CLEANER": "1"}, check=True)
+    if cleaner_form != "compiled":
+        try:
+            compile_cleaner.main([])
+        except UserError as error:
+            print(f"the compiled cleaner is not measured: {error}")
+            return 0
+    print()
+    subprocess.run(command, check=True)
+    return 0
+
+
 def grow() -> None:
     """Print, for each hostile source, its time at doubling lengths."""
     print(f"{'':26s}{'characters':>12s}" + "".join(f"{count:>10,}" for count in GROWTH_COUNTS) + "   times 4")
@@ -153,7 +170,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--rounds", type=int, default=3, help="how often to measure; the fastest counts, for each e-print"
     )
     parser.add_argument("--growth", action="store_true", help="measure hostile sources instead")
+    parser.add_argument(
+        "--this-form", action="store_true", help="measure only the form of the cleaner that scripts use now"
+    )
     options = parser.parse_args(argv)
+    if not options.growth and not options.this_form:
+        need_file(options.sources, "folder of e-prints")
+        return measure_forms(sys.argv[1:] if argv is None else list(argv))
     gc.set_threshold(GC_ALLOCATIONS)  # as prepare_dataset.py's workers do
     if options.growth:
         grow()
