@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, help="write the texts here, as JSON lines with id and text")
     parser.add_argument(
-        "--rounds", type=int, default=3, help="how often to measure; the fastest counts, for each e-print"
+        "--rounds", type=int, default=8, help="how often to measure; the fastest counts, for each e-print"
     )
     parser.add_argument("--growth", action="store_true", help="measure hostile sources instead")
     parser.add_argument(

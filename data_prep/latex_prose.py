@@ -19,6 +19,7 @@ from data_prep.latex_source import (
     skip_blanks,
     skip_group,
     skip_option,
+    skip_spaces,
     verb_end,
 )
 from data_prep.latex_tables import (
@@ -73,7 +74,6 @@ STEP = re.compile(  # what is copied as it stands, and the first thing behind it
     rf"{PLAIN}(?:(?:{FORMULA}|{DISPLAY}|{KEPT}|'(?!')|-(?!-)){PLAIN}){{0,200}}"
     r"(?:\\([A-Za-z@]+|[\s\S])|([{}$~&]|``?|''|---?|'|-)|\Z)"
 )
-AFTER_WORD = re.compile(r"[ \t]*")
 NAME = re.compile(r"\s*\{\s*([^{}\\$%&#~]*?)\s*\}")
 RUN_OF_BLANKS = re.compile("  +")
 BLANK_LINES = re.compile("\n\n\n+")
@@ -148,7 +148,7 @@ class Cleaner:
                     pos = self.unknown(name, stop)
                 elif action.__class__ is str:
                     out.append(action)
-                    pos = AFTER_WORD.match(text, stop).end() if name.isalpha() else stop  # type: ignore[union-attr]
+                    pos = skip_spaces(text, stop) if name.isalpha() else stop
                 elif (pos := action(self, name, start, stop)) > end:  # type: ignore[operator]
                     pos = end
             elif char is None:
@@ -195,7 +195,7 @@ class Cleaner:
 
     def after_word(self, pos: int) -> int:
         """The place behind the blanks after a control word that went; they stay where two words would become one."""
-        end = AFTER_WORD.match(self.text, pos).end()  # type: ignore[union-attr]
+        end = skip_spaces(self.text, pos)
         if end > pos and self.out and self.out[-1][-1:].isalnum() and self.text[end : end + 1].isalnum():
             self.out.append(" ")
         return end
@@ -269,7 +269,7 @@ class Cleaner:
             pos = self.skip(signature, pos)
         if self.explain is not None:
             self.note("wrapper", start, pos, name)
-        return pos if self.text[pos : pos + 1] == "{" else AFTER_WORD.match(self.text, pos).end()  # type: ignore[union-attr]
+        return pos if self.text[pos : pos + 1] == "{" else skip_spaces(self.text, pos)
 
     def label(self, name: str, start: int, pos: int) -> int:
         """A label or index entry goes, with the blanks before it where a mark of punctuation follows."""
@@ -314,7 +314,7 @@ class Cleaner:
     def item(self, name: str, start: int, pos: int) -> int:
         """\\item stays; no letter may touch it."""
         self.out.append("\\item")
-        pos = AFTER_WORD.match(self.text, pos).end()  # type: ignore[union-attr]
+        pos = skip_spaces(self.text, pos)
         if self.text[pos : pos + 1] != "\n":
             self.out.append(" ")
         return pos
@@ -433,7 +433,7 @@ class Cleaner:
         found = LETTER_BEHIND_ACCENT.match(self.text, pos)
         if not found:
             if name.isalpha():
-                return AFTER_WORD.match(self.text, pos).end()  # type: ignore[union-attr]
+                return skip_spaces(self.text, pos)
             return pos
         letter = found[1] or found[2] or found[3] or found[4]
         self.out.append(normalize("NFC", letter + ACCENTS[name]))
@@ -543,7 +543,7 @@ class Cleaner:
 
     def xspace(self, name: str, start: int, pos: int) -> int:
         """A blank, unless punctuation follows."""
-        pos = AFTER_WORD.match(self.text, pos).end()  # type: ignore[union-attr]
+        pos = skip_spaces(self.text, pos)
         if self.text[pos : pos + 1] not in (
             ".",
             ",",

@@ -145,8 +145,17 @@ def backslashes_before(text: str, pos: int) -> int:
 
 def skip_blanks(text: str, pos: int) -> int:
     """The next place that holds no white space."""
+    if not text[pos : pos + 1].isspace():  # most of all
+        return pos
     match = BLANKS.match(text, pos)
     return match.end() if match else pos
+
+
+def skip_spaces(text: str, pos: int) -> int:
+    """The next place that holds no blank of the same line."""
+    while text[pos : pos + 1] in BLANK:
+        pos += 1
+    return pos
 
 
 def read_argument(source: Source, pos: int) -> tuple[str | None, int]:
