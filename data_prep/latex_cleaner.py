@@ -26,6 +26,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from data_prep.cli import Parser, Progress, UserError, atomic_write, need_file, run
+from data_prep.latex_acronyms import find_acronyms
 from data_prep.latex_macros import Expander
 from data_prep.latex_prose import EXCERPT_CHARS, RAW_MARK, Cleaner, tidy
 from data_prep.latex_source import strip_comments
@@ -87,6 +88,9 @@ def clean_latex(
         expander.places = []
     body = expander.expand(text[start:]) + expander.tail
     cleaner = Cleaner(body, keep_captions=keep_captions, explain=None if explain is None else [])
+    for key, acronym in find_acronyms(text).items():
+        short, long = (one_line(expander, form) for form in (acronym.short, acronym.long))
+        cleaner.acronyms[key] = acronym._replace(short=short, long=long)
     cleaned = tidy(cleaner.prose(0, len(body)))
     if explain is not None and uncommented is not None:
         explain += removals(source, text, start, uncommented, expander, cleaner)
@@ -140,7 +144,11 @@ def origin(places: list[tuple[int, int]], offset: int) -> int:
 
 def front_text(expander: Expander, name: str) -> str:
     """The cleaned argument of a command of the preamble, '' where it is not."""
-    raw = expander.front.get(name, "")
+    return one_line(expander, expander.front.get(name, ""))
+
+
+def one_line(expander: Expander, raw: str) -> str:
+    """An argument of a preamble, cleaned by itself."""
     expander.ended = False
     body = expander.expand(raw)
     return " ".join(tidy(Cleaner(body, keep_captions=False, explain=None).prose(0, len(body))).split())

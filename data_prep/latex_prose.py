@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from unicodedata import normalize
 
+from data_prep.latex_acronyms import USES, Acronym, write_out
 from data_prep.latex_macros import MAX_NAME_CHARS
 from data_prep.latex_source import (
     MATH_TOKEN,
@@ -129,6 +130,8 @@ class Cleaner:
         self.abstract = ""
         self.captions: list[str] = []
         self.warnings: set[str] = set()
+        self.acronyms: dict[str, Acronym] = {}
+        self.written_out: set[str] = set()  # acronyms that have been used
 
     # ------------------------------------------------------------ prose
 
@@ -396,6 +399,27 @@ class Cleaner:
             return end  # a unit that we do not know is read as prose
         self.out.append(unit.strip())
         return close
+
+    def acronym(self, name: str, start: int, pos: int) -> int:
+        """\\ac{av} -> Automated Vehicle (AV), later AV; \\acro{av}[AV]{Automated Vehicle} of the list -> AV: Automated Vehicle."""
+        text = self.text
+        after = pos + (text[pos : pos + 1] == "*")
+        end = self.source.group_end(after) if text[after : after + 1] == "{" else -1
+        key = text[after + 1 : end - 1].strip() if end > 0 else ""
+        known = self.acronyms.get(key)
+        if known is None:
+            return pos
+        if name == "acro":
+            self.out.append(f"\n{known.short}: {known.long}\n")
+            return self.skip("om", end)
+        self.out.append(write_out(name, known, key not in self.written_out))
+        self.written_out.add(key)
+        return end
+
+    def forget_acronyms(self, name: str, start: int, pos: int) -> int:
+        """\\acresetall: each acronym is written out again."""
+        self.written_out.clear()
+        return pos
 
     def texorpdfstring(self, name: str, start: int, pos: int) -> int:
         """\\texorpdfstring{text}{bookmark} -> text."""
@@ -801,6 +825,8 @@ def build_actions() -> dict[str, str | Handler]:
         "caption": Cleaner.caption, "ensuremath": Cleaner.ensuremath, "ifmmode": Cleaner.ifmmode, "xspace": Cleaner.xspace, "begin": Cleaner.begin,
         "end": Cleaner.end, "[": Cleaner.bracket_math, "(": Cleaner.bracket_math, "beginsection": Cleaner.beginsection, ".": Cleaner.accent,
     }  # fmt: skip
+    actions.update(dict.fromkeys((*USES, "acro"), Cleaner.acronym))
+    actions.update(dict.fromkeys(("acresetall", "glsresetall"), Cleaner.forget_acronyms))
     actions.update(methods)
     return actions
 

@@ -52,6 +52,7 @@ WRAPPERS: dict[str, str] = {
         "*",
     ),
     "minipage": "ooom",
+    "acronym": "o",
     "multicols": "mo",
     "multicols*": "mo",
     "spacing": "m",
@@ -149,12 +150,13 @@ DROPPED: dict[str, str] = {
         "mm": """
             setcounter addtocounter setlength addtolength settowidth settoheight settodepth numberwithin
             counterwithin counterwithout markboth DeclareGraphicsRule newfont fontsize newglossaryentry
-            newacronym setbeamertemplate setbeamerfont crefname Crefname colorlet crefformat Crefformat
+            setbeamertemplate setbeamerfont crefname Crefname colorlet crefformat Crefformat
             DeclareUnicodeCharacter addtokomafont setkomafont algrenewcommand bookmarksetup SetKwInOut
             SetKwFunction algnewcommand creflabelformat pretocmd apptocmd AtBeginEnvironment altaffiltext
             plottwo psfrag epsfigure multicolumn PackageWarning PackageWarningNoLine PackageInfo ClassWarning
             ClassWarningNoLine ClassInfo""",
-        "mmm": "PackageError ClassError addcontentsline definecolor DeclareFontFamily crefrangeformat contentsline",
+        "ommm": "newacronym",
+        "mmm": "acroindefinite PackageError ClassError addcontentsline definecolor DeclareFontFamily crefrangeformat contentsline",
         "mmmm": "DeclareMathSymbol DeclareSymbolFont SetSymbolFont SetMathAlphabet xpatchcmd",
         "mmmmm": "DeclareFontShape DeclareMathAlphabet",
         "*m": "vspace hspace enlargethispage nocite",
@@ -174,7 +176,7 @@ DROPPED: dict[str, str] = {
             journal issn epsfbox epsf rotatebox""",
         "omm": "captionof DeclareNewTOC rule",
         "mo": "newcounter",
-        "mom": "newcolumntype DeclareTextCommand",
+        "mom": "newcolumntype DeclareTextCommand acrodef newacro acroplural",
         "o": """
             footnotemark linebreak nolinebreak pagebreak nopagebreak displaybreak printbibliography twocolumn
             allowdisplaybreaks listoftodos tabularnewline addlinespace""",
@@ -221,10 +223,10 @@ CITES = words(
     """cite citep citet citealp citealt citeauthor citeyear citeyearpar Cite Citep Citet Citealp Citealt Citeauthor citenum onlinecite
     parencite textcite autocite footcite fullcite smartcite supercite parencites textcites autocites footfullcite citetitle
     citename shortcite citeasnoun citeN citeNP shortciteN cites rcite refcite citen citefull  Parencite Textcite Autocite
-    citeA shortciteA citeNN citeANP citeyearNP citeANN shortciteNP fullciteA citeonline possessivecite citetalias citepalias bibentry"""
+    citeA shortciteA citeNN citeANP citeyearNP citeANN shortciteNP fullciteA citeonline possessivecite citetalias citepalias bibentry newcite"""
 )
 TEXTUAL_CITES = words(
-    "citet Citet textcite Textcite citealt citeauthor Citeauthor citeasnoun citeN shortciteN refcite onlinecite citeA shortciteA possessivecite citealp citenum citetitle fullcite bibentry"
+    "citet Citet textcite Textcite citealt citeauthor Citeauthor citeasnoun citeN shortciteN refcite onlinecite citeA shortciteA possessivecite citealp citenum citetitle fullcite bibentry newcite"
 )
 REFS = {"ref": "*", "pageref": "*", "eqref": "(*)", "autoref": "*", "cref": "*", "Cref": "*", "vref": "*", "nameref": "*", "prettyref": "*",
         "subref": "*", "labelcref": "*", "namecref": "*", "thref": "*", "fref": "*", "Fref": "*", "sref": "*", "vpageref": "*", "fullref": "*",

@@ -1,0 +1,80 @@
+"""The acronyms that a paper defines with the packages acronym, glossaries and acro, and how each use of one is written out.
+
+In: a source without comments. Out: {key: Acronym}; the words of \\ac{key} and its like. As the packages print them, the first use gives the
+long form with the short one in parentheses, later uses the short one alone.
+"""
+
+import re
+from typing import NamedTuple
+
+from data_prep.latex_source import Source, read_argument, read_option
+
+DEFINES = re.compile(r"\\(acro|acrodef|newacro|newacronym|DeclareAcronym|acroindefinite)(?![A-Za-z@])\*?")
+FIELD = re.compile(r"(?:^|[,\s])(short|long)\s*=\s*(\{?)")
+USE = re.compile(r"([iI]?)(?:([aA]c)|([gG]ls)|(acr))(|s|l|f|short|long|full)(p|pl|\*)?")  # every name in USES
+STYLES = {"s": "short", "l": "long", "f": "full"}
+USES = """ac acs acl acf acp acsp aclp acfp Ac Acp Acl Acf iac Iac gls Gls glspl Glspl acrshort acrlong acrfull
+    acrshortpl acrlongpl acrfullpl""".split()
+
+
+class Acronym(NamedTuple):
+    """What a key stands for. `articles` stand before the short and the long form."""
+
+    short: str
+    long: str
+    articles: tuple[str, str] = ("a", "a")
+
+
+def find_acronyms(text: str) -> dict[str, Acronym]:
+    """The acronyms that `text` defines, their forms as LaTeX; the last definition of a key holds."""
+    found: dict[str, Acronym] = {}
+    if "\\acro" not in text and "\\newacro" not in text and "\\DeclareAcronym" not in text:
+        return found
+    source = Source(text)
+    for match in DEFINES.finditer(text):
+        pos = match.end()
+        if match[1] == "newacronym":
+            _, pos = read_option(source, pos)
+        key, pos = read_argument(source, pos)
+        option, pos = read_option(source, pos)
+        first, pos = read_argument(source, pos)
+        if not key or first is None:
+            continue
+        if match[1] in ("newacronym", "acroindefinite"):
+            second, pos = read_argument(source, pos)
+            if second is None:
+                continue
+            if match[1] == "newacronym":
+                found[key] = Acronym(first, second)
+            elif key in found:
+                found[key] = found[key]._replace(articles=(first, second))
+        elif match[1] == "DeclareAcronym":
+            fields = read_fields(first)
+            if "short" in fields and "long" in fields:
+                found[key] = Acronym(fields["short"], fields["long"])
+        else:
+            found[key] = Acronym(key if option is None else option, first)
+    return found
+
+
+def read_fields(text: str) -> dict[str, str]:
+    """'short = AV, long = {Automated Vehicle}' -> {"short": "AV", "long": "Automated Vehicle"}."""
+    source, fields = Source(text), dict[str, str]()
+    for match in FIELD.finditer(text):
+        end = source.group_end(match.end() - 1) if match[2] else text.find(",", match.end())
+        end = len(text) if end < 0 else end
+        fields[match[1]] = text[match.end() : end - 1 if match[2] else end].strip()
+    return fields
+
+
+def write_out(name: str, acronym: Acronym, is_first: bool) -> str:
+    """What \\name{key} prints: write_out("acp", Acronym("AV", "Automated Vehicle"), True) -> "Automated Vehicles (AVs)"."""
+    match = USE.fullmatch(name)
+    style = (match[5] if match else "")[:1]
+    ending = "s" if match and match[6] in ("p", "pl") else ""
+    short, long = acronym.short + ending, acronym.long + ending
+    style = STYLES.get(style, "full" if is_first else "short")
+    words = {"short": short, "long": long, "full": f"{long} ({short})"}[style]
+    if match and match[1]:
+        words = f"{acronym.articles[style != 'short']} {words}"
+    return words[:1].upper() + words[1:] if name[:1].isupper() else words
