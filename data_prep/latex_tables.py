@@ -114,7 +114,7 @@ DROPPED: dict[str, str] = {
             vfilneg bigbreak medbreak smallbreak offinterlineskip nointerlineskip endinput FloatBarrier
             sloppypar glsresetall fi else or normalbaselines footnoterule nofiles listfiles
             doublespace singlespace draft today makelabel upright tracingmacros tracingcommands vcenter
-            raggedcenter sectionfont scriptstyle textstyle displaystyle scriptscriptstyle limits nolimits""",
+            raggedcenter sectionfont restoregeometry scriptstyle textstyle displaystyle scriptscriptstyle limits nolimits""",
         "g": """
             hbox vbox vtop hskip vskip kern hsize vsize hoffset voffset parskip parindent baselineskip topmargin
             oddsidemargin evensidemargin textwidth textheight headsep headheight footskip tolerance hbadness
@@ -136,7 +136,7 @@ DROPPED: dict[str, str] = {
             label index pagestyle thispagestyle pagenumbering bibliographystyle bibliography glsadd hyphenation
             input include includeonly graphicspath DeclareGraphicsExtensions usetikzlibrary hypersetup geometry
             theoremstyle phantom hphantom vphantom bibdata cbcolor stepcounter refstepcounter setstretch
-            linespread baselinestretch fontfamily fontseries fontshape selectlanguage foreignlanguage special
+            linespread newgeometry baselinestretch fontfamily fontseries fontshape selectlanguage foreignlanguage special
             acmDOI acmISBN acmYear addbibresource newlength newsavebox usebox typeout message errmessage
             institutemark hypertarget pdfinfo thanksref markright fnsymbol alph Alph roman Roman arabic eqlabel
             setstcolor sethlcolor inst corref fnref tnoteref orcidID orcid ORCID TitleRunning titlerunning
@@ -161,6 +161,7 @@ DROPPED: dict[str, str] = {
         "mmmmm": "DeclareFontShape DeclareMathAlphabet",
         "*m": "vspace hspace enlargethispage nocite",
         "*mmmm": "titlespacing",
+        "*mommmmo": "titleformat",
         "om": """
             includepdf PassOptionsToPackage RequirePackage usepackage documentclass documentstyle LoadClass
             bibliographyunit acmConference lstinputlisting verbatiminput listinginput pdfbookmark ead cormark
