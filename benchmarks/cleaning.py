@@ -61,6 +61,8 @@ GROWTH: dict[str, Callable[[int], str]] = {
     "nested \\iftoggle": lambda n: "\\newtoggle{x}" + "\\nottoggle{x}{ a " * n + "}{}" * n,
     "\\ifthenelse{\\NOT \\NOT ...": lambda n: "\\ifthenelse{" + "\\NOT " * n + "\\boolean{x}}{a}{b}",
     "unclosed \\SI{1}{": lambda n: "\\SI{1}{ a " * n,
+    "acronyms": lambda n: "".join(f"\\acro{{{number}}}[b]{{c}}\\ac{{{number}}} " for number in range(n)),
+    "a long acronym": lambda n: "\\acrodef{a}[a]{" + "long " * n + "}" + "\\acl{a} " * n,
     "comments": lambda n: "a % b\n" * n,
 }
 

@@ -4,11 +4,13 @@ In: a source without comments. Out: {key: Acronym}; the words of \\ac{key} and i
 long form with the short one in parentheses, later uses the short one alone.
 """
 
+import itertools
 import re
 from typing import NamedTuple
 
 from data_prep.latex_source import Source, read_argument, read_option
 
+MAX_ACRONYMS = 1_000  # of one paper
 DEFINES = re.compile(r"\\(acro|acrodef|newacro|newacronym|DeclareAcronym|acroindefinite)(?![A-Za-z@])\*?")
 FIELD = re.compile(r"(?:^|[,\s])(short|long)\s*=\s*(\{?)")
 USE = re.compile(r"([iI]?)(?:([aA]c)|([gG]ls)|(acr))(|s|l|f|short|long|full)(p|pl|\*)?")  # every name in USES
@@ -31,7 +33,7 @@ def find_acronyms(text: str) -> dict[str, Acronym]:
     if "\\acro" not in text and "\\newacro" not in text and "\\DeclareAcronym" not in text:
         return found
     source = Source(text)
-    for match in DEFINES.finditer(text):
+    for match in itertools.islice(DEFINES.finditer(text), MAX_ACRONYMS):
         pos = match.end()
         if match[1] == "newacronym":
             _, pos = read_option(source, pos)

@@ -49,6 +49,7 @@ from data_prep.latex_tables import (
 )
 
 MAX_NESTING = 30  # of footnotes in headings in footnotes …; deeper ones are unwrapped
+ACRONYM_CHARS = 20_000  # that acronyms may write, beside as many as the text has
 EXCERPT_CHARS = 60
 
 
@@ -132,6 +133,7 @@ class Cleaner:
         self.warnings: set[str] = set()
         self.acronyms: dict[str, Acronym] = {}
         self.written_out: set[str] = set()  # acronyms that have been used
+        self.acronym_chars = len(text) + ACRONYM_CHARS  # left for writing acronyms out
 
     # ------------------------------------------------------------ prose
 
@@ -412,7 +414,11 @@ class Cleaner:
         if name == "acro":
             self.out.append(f"\n{known.short}: {known.long}\n")
             return self.skip("om", end)
-        self.out.append(write_out(name, known, key not in self.written_out))
+        if len(known.long) + len(known.short) > self.acronym_chars:
+            return pos
+        words = write_out(name, known, key not in self.written_out)
+        self.acronym_chars -= len(words)
+        self.out.append(words)
         self.written_out.add(key)
         return end
 
