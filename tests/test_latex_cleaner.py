@@ -132,6 +132,10 @@ HOSTILE = {
     "open option": lambda n: "\\newcommand{\\x}[2][d]{#1#2}" + "\\x[ a " * n,
     "tail": lambda n: "\\def\\a{\\b}\\def\\b#1{<#1>\\b}" + "\\a{x" * n,
     "environment begins itself": lambda n: "\\newenvironment{x}{\\begin{x}$$}{\\end{x}}" + "\\begin{x} a" * n,
+    "nested tests": lambda n: "\\newtoggle{x}" + "\\nottoggle{x}{ a " * n + "}{}" * n,
+    "negations": lambda n: "\\ifthenelse{" + "\\NOT " * n + "\\boolean{x}}{a}{b}",
+    "open units": lambda n: "\\SI{1}{ a " * n,
+    "long acronym": lambda n: "\\acrodef{a}[a]{" + "long " * n + "}" + "\\acl{a} " * n,
     "blanks": lambda n: " \n" * n,
     "open preamble": lambda n: "\\documentclass{a}" + "\\def\\x{" * n + "\\begin{document}",
 }  # fmt: skip
