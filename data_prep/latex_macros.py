@@ -57,6 +57,8 @@ OPENS_SOMETHING = re.compile(
     )
     + r")\*?\}"
 )
+BLANK_LINE = re.compile(r"\n[ \t]*\n")
+BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 NAME_IN_BRACES = re.compile(r"\s*\{\s*([^{}\\$%&#~]*?)\s*\}")
 DEFINED_NAME = re.compile(r"\s*\*?\s*(?:\{\s*\\([A-Za-z@]+|[^A-Za-z@\s])\s*\}|\\([A-Za-z@]+|[^A-Za-z@\s]))")
 SIMPLE_NEWCOMMAND = re.compile(
@@ -314,7 +316,7 @@ class Expander:
         if arguments and self.is_inert(macro) and self.are_inert(arguments):
             body = macro.filled(arguments)
             self.left_chars -= len(body)
-            return body, end
+            return (without_paragraphs(body, macro, arguments) if "\n" in body else body), end
         key = (name, *arguments)
         found = self.cache.get(key)
         body = found[0] if found else macro.filled(arguments)
@@ -327,6 +329,8 @@ class Expander:
             return body, end
         version = self.version
         result = self.expand(body, depth + 1)
+        if "\n" in result:
+            result = without_paragraphs(result, macro, arguments)
         if version == self.version and len(body) < NEAR_CHARS:
             self.cache[key] = (result, self.tail)
             if not macro.spec and not self.tail and result and not result[0].isalpha():
@@ -871,6 +875,21 @@ class Expander:
             return float(digits.strip().rstrip("ptcmnixe "))
         except ValueError:
             return None
+
+
+def without_paragraphs(result: str, macro: Macro, arguments: list[str]) -> str:
+    """What a macro stands for, its line ends as TeX reads them: spaces. Only a blank line that the author wrote ends a paragraph.
+
+    What is left out of a body, such as a test, may leave a line blank, and a `$` does not look for its partner beyond one.
+    """
+    if BLANK_LINE.search(macro.body) or any("\n" in argument and BLANK_LINE.search(argument) for argument in arguments):
+        return result
+    bare = result.strip()
+    before, after = result[: len(result) - len(result.lstrip())], result[len(result.rstrip()) :]
+    if not bare:
+        return " "
+    bare = BLANK_LINES.sub("\n", bare)
+    return f"{' ' if before else ''}{bare}{' ' if after else ''}"
 
 
 def behind_taker(text: str, pos: int) -> bool:

@@ -16,7 +16,7 @@ def words(text: str) -> frozenset[str]:
 # Mathematics: kept as written, as far as its end. A starred form is understood.
 MATH_ENVIRONMENTS = words(
     """equation eqnarray align gather multline flalign alignat xalignat xxalignat displaymath math dmath dgroup dseries darray
-    IEEEeqnarray empheq aligned"""
+    IEEEeqnarray empheq aligned mathpar mathparpagebreakable"""
 )
 # Not LaTeX inside: copied whole (SKIPPED ones dropped whole), before anything else is decided.
 SKIPPED_ENVIRONMENTS = words("comment filecontents filecontents* asy asydef pycode CCSXML")
