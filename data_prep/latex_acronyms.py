@@ -1,17 +1,16 @@
 """The acronyms that a paper defines with the packages acronym, glossaries and acro, and how each use of one is written out.
 
-In: a source without comments. Out: {key: Acronym}; the words of \\ac{key} and its like. As the packages print them, the first use gives the
+In: their definitions. Out: {key: Acronym}; the words of \\ac{key} and its like. As the packages print them, the first use gives the
 long form with the short one in parentheses, later uses the short one alone.
 """
 
-import itertools
 import re
 from typing import NamedTuple
 
 from data_prep.latex_source import Source, read_argument, read_option
 
 MAX_ACRONYMS = 1_000  # of one paper
-DEFINES = re.compile(r"\\(acro|acrodef|newacro|newacronym|DeclareAcronym|acroindefinite)(?![A-Za-z@])\*?")
+DEFINITIONS = "acro acrodef newacro newacronym DeclareAcronym acroindefinite"
 FIELD = re.compile(r"(?:^|[,\s])(short|long)\s*=\s*(\{?)")
 USE = re.compile(r"([iI]?)(?:([aA]c)|([gG]ls)|(acr))(|s|l|f|short|long|full)(p|pl|\*)?")  # every name in USES
 STYLES = {"s": "short", "l": "long", "f": "full"}
@@ -27,36 +26,27 @@ class Acronym(NamedTuple):
     articles: tuple[str, str] = ("a", "a")
 
 
-def find_acronyms(text: str) -> dict[str, Acronym]:
-    """The acronyms that `text` defines, their forms as LaTeX; the last definition of a key holds."""
-    found: dict[str, Acronym] = {}
-    if "\\acro" not in text and "\\newacro" not in text and "\\DeclareAcronym" not in text:
-        return found
-    source = Source(text)
-    for match in itertools.islice(DEFINES.finditer(text), MAX_ACRONYMS):
-        pos = match.end()
-        if match[1] == "newacronym":
-            _, pos = read_option(source, pos)
-        key, pos = read_argument(source, pos)
-        option, pos = read_option(source, pos)
-        first, pos = read_argument(source, pos)
-        if not key or first is None:
-            continue
-        if match[1] in ("newacronym", "acroindefinite"):
-            second, pos = read_argument(source, pos)
-            if second is None:
-                continue
-            if match[1] == "newacronym":
-                found[key] = Acronym(first, second)
-            elif key in found:
-                found[key] = found[key]._replace(articles=(first, second))
-        elif match[1] == "DeclareAcronym":
-            fields = read_fields(first)
-            if "short" in fields and "long" in fields:
-                found[key] = Acronym(fields["short"], fields["long"])
-        else:
-            found[key] = Acronym(key if option is None else option, first)
-    return found
+def define_acronym(found: dict[str, Acronym], source: Source, name: str, pos: int) -> None:
+    """Add what the command `name` with its arguments at `pos` defines to `found`; the last definition of a key holds."""
+    if name == "newacronym":
+        _, pos = read_option(source, pos)
+    key, pos = read_argument(source, pos)
+    option, pos = read_option(source, pos)
+    first, pos = read_argument(source, pos)
+    if not key or first is None or len(found) >= MAX_ACRONYMS:
+        return
+    if name in ("newacronym", "acroindefinite"):
+        second, pos = read_argument(source, pos)
+        if second is not None and name == "newacronym":
+            found[key] = Acronym(first, second)
+        elif second is not None and key in found:
+            found[key] = found[key]._replace(articles=(first, second))
+    elif name == "DeclareAcronym":
+        fields = read_fields(first)
+        if "short" in fields and "long" in fields:
+            found[key] = Acronym(fields["short"], fields["long"])
+    else:
+        found[key] = Acronym(key if option is None else option, first)
 
 
 def read_fields(text: str) -> dict[str, str]:

@@ -26,7 +26,6 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from data_prep.cli import Parser, Progress, UserError, atomic_write, need_file, run
-from data_prep.latex_acronyms import find_acronyms
 from data_prep.latex_macros import Expander
 from data_prep.latex_prose import EXCERPT_CHARS, RAW_MARK, Cleaner, tidy
 from data_prep.latex_source import strip_comments
@@ -88,7 +87,7 @@ def clean_latex(
         expander.places = []
     body = expander.expand(text[start:]) + expander.tail
     cleaner = Cleaner(body, keep_captions=keep_captions, explain=None if explain is None else [])
-    for key, acronym in find_acronyms(text).items():
+    for key, acronym in list(expander.acronyms.items()):
         short, long = (one_line(expander, form) for form in (acronym.short, acronym.long))
         cleaner.acronyms[key] = acronym._replace(short=short, long=long)
     cleaned = tidy(cleaner.prose(0, len(body)))

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
+from data_prep.latex_acronyms import DEFINITIONS, Acronym, define_acronym
 from data_prep.latex_definitions import Macro, def_macro, xparse_spec
 from data_prep.latex_source import (
     CONTROL,
@@ -103,6 +104,7 @@ class Expander:
         self.environments: dict[str, tuple[Macro, str]] = {}
         self.flags: dict[str, bool] = dict(PACKAGE_FLAGS)
         self.toggles: dict[str, bool] = {}
+        self.acronyms: dict[str, Acronym] = {}  # their forms as LaTeX
         self.front: dict[str, str] = {}
         self.left_chars = min(EXPANSION_FACTOR * num_source_chars + EXPANSION_FLOOR_CHARS, EXPANSION_CEILING_CHARS)
         self.tail = ""
@@ -409,7 +411,7 @@ class Expander:
             return
         if name in self.active:
             self.forget()
-            if not isinstance(self.active[name], Macro) and not name.startswith(("if", "define", "redefine")):
+            if not isinstance(self.active[name], Macro) and not name.startswith(("if", "define", "redefine", "acro")):
                 return
         if macro is None:
             self.active.pop(name, None)
@@ -747,6 +749,12 @@ class Expander:
             out.append(glue(out[-1] if out else "", self.expand_quietly(taken.lstrip(" \t"), depth + 2)))
         return end
 
+    def acronym(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\acro{av}[AV]{Automated Vehicle} and its like are remembered, and stay for the cleaner."""
+        define_acronym(self.acronyms, source, name, pos)
+        out.append(source.text[start:pos])
+        return pos
+
     def switch(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
         """\\newtoggle{foo}, \\toggletrue{foo}, \\setbool{foo}{true} and their families; a boolean foo has its \\iffoo, too."""
         given, end = read_argument(source, pos)
@@ -882,6 +890,9 @@ def without_paragraphs(result: str, macro: Macro, arguments: list[str]) -> str:
 
     What is left out of a body, such as a test, may leave a line blank, and a `$` does not look for its partner beyond one.
     """
+    edges = result[0].isspace() or result[-1].isspace()
+    if not edges and not BLANK_LINE.search(result):
+        return result
     if BLANK_LINE.search(macro.body) or any("\n" in argument and BLANK_LINE.search(argument) for argument in arguments):
         return result
     bare = result.strip()
@@ -920,6 +931,7 @@ def tex_commands() -> dict[str, Macro | Handler]:
         ("newbool providebool booltrue boolfalse setbool newboolean provideboolean setboolean", Expander.switch),
         ("iftoggle nottoggle ifbool notbool ifdef ifundef @ifundefined", Expander.choice),
         ("ifblank ifstrempty ifstrequal ifthenelse", Expander.choice),
+        (DEFINITIONS, Expander.acronym),
         ("makeatletter makeatother", Expander.at_letter),
         ("expandafter", Expander.expandafter),
         ("csname csuse", Expander.csname),
