@@ -7,13 +7,15 @@ In: a folder of e-prints (default ../shared/eprints/src). Out: figures on stdout
     python benchmarks/fidelity_mended.py --texts /tmp/clean.jsonl
     python benchmarks/cleaning.py --growth
 
-Both forms of the cleaner are measured, the interpreted one and the compiled one (data_prep/compile_cleaner.py), each in a process of its own.
+Both forms of the cleaner are measured, the interpreted one and the compiled one (data_prep/compile_cleaner.py), each in a process of its own;
+the SHA-256 of their texts is the same.
 MB are those of the TeX files that a paper's text is made of; others in its archive are inflated, but do not count. Times
 are CPU seconds of this process; for each e-print the fastest of `--rounds` rounds counts, because what else runs on the
 machine can only add. The speed of a bare Python loop is printed beside them, so that figures from two machines can be compared.
 """
 
 import gc
+import hashlib
 import os
 import resource
 import subprocess
@@ -127,6 +129,8 @@ def measure(sources: Path, rounds: int, out: Path | None) -> None:
     print("slowest:", ", ".join(f"{name} {second * 1e3:.0f} ms" for second, name in reversed(ordered[-3:])))
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
     print(f"a bare loop does {LOOP_STEPS / loop_s / 1e6:.0f} million steps/s on this machine just now")
+    digest = hashlib.sha256("\0".join(f"{name}\0{texts[name]}" for name in sorted(texts)).encode())
+    print(f"SHA-256 of all texts: {digest.hexdigest()}")
     if out is not None:
         write_jsonl(out, ({"id": name, "text": text} for name, text in sorted(texts.items())))
 

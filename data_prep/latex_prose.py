@@ -128,7 +128,6 @@ class Cleaner:
         self.out: list[str] = []
         self.nesting = 0
         self.title = ""
-        self.abstract = ""
         self.captions: list[str] = []
         self.warnings: set[str] = set()
         self.acronyms: dict[str, Acronym] = {}
