@@ -41,6 +41,8 @@ class Macro:
     is_program: bool | None = None
     looked_at: int = -1  # the version of the definitions for which `inert` holds
     inert: bool = False
+    quick_at: int = -1  # the version for which it is inert, with undelimited arguments only
+    in_order: bool = False  # each argument is used once, in turn
 
     @property
     def program(self) -> bool:
@@ -61,6 +63,7 @@ class Macro:
             body = self.body
             self.cut = cut_body(IN_BOTH_MODES.sub(r"\\ensuremath{\1}", body) if "\\ifmmode" in body else body)
             self.template, self.order = make_template(self.cut)
+            self.in_order = len(self.order) > 1 and self.order == (*range(len(self.spec)), len(self.spec))
         return self.cut
 
     def filled(self, arguments: list[str]) -> str:
@@ -70,6 +73,8 @@ class Macro:
             return str(pieces[0])
         if self.template is None or len(arguments) < self.order[-1]:
             return substitute(pieces, arguments)
+        if self.in_order:
+            return self.template % tuple(arguments)
         return self.template % tuple([arguments[number] for number in self.order[:-1]])
 
 

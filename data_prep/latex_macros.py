@@ -241,7 +241,9 @@ class Expander:
         """Write what the macro stands for; where it cannot be told, its name."""
         text = source.text
         called = None
-        if not macro.program and self.left_chars > 0:
+        if macro.quick_at == self.version and self.left_chars > 0:
+            called = self.quick_call(source, macro, pos)
+        if called is None and not macro.program and self.left_chars > 0:
             called = self.call(source, name, macro, pos, depth) if depth else self.outer_call(source, name, macro, pos)
             if called is None and self.tail:
                 self.tail = text[start:]
@@ -339,17 +341,36 @@ class Expander:
                 self.ready[name] = (result, glue(result, "a") != "a")
         return result, end
 
+    def quick_call(self, source: Source, macro: Macro, pos: int) -> tuple[str, int] | None:
+        """What `call` returns, for a macro known to be inert and undelimited whose arguments stand in braces and are inert; else None."""
+        text, end, arguments = source.text, pos, list[str]()
+        for _ in macro.spec:
+            if text[end : end + 1] != "{" or (close := source.group_end(end)) < 0:
+                return None
+            arguments.append(text[end + 1 : close - 1])
+            end = close
+        if not self.are_inert(arguments):
+            return None
+        body = macro.filled(arguments)
+        self.left_chars -= len(body)
+        return (without_paragraphs(body, macro, arguments) if "\n" in body else body), end
+
     def is_inert(self, macro: Macro) -> bool:
         """Whether nothing in the body itself is a macro, so that it need not be looked through again."""
         if macro.looked_at != self.version:
             macro.looked_at = self.version
             macro.inert = self.are_inert([piece for piece in macro.pieces if isinstance(piece, str)])
+            if macro.inert and not macro.ends and not macro.spec.strip("m"):
+                macro.quick_at = self.version
         return macro.inert
 
     def are_inert(self, texts: list[str]) -> bool:
         """Whether no text holds a name that means something here."""
         names = self.active.keys()
-        return all("\\" not in text or names.isdisjoint(CONTROL.findall(text)) for text in texts)
+        for text in texts:  # noqa: SIM110 (a generator costs more than the test)
+            if "\\" in text and not names.isdisjoint(CONTROL.findall(text)):
+                return False
+        return True
 
     def read_arguments(self, source: Source, macro: Macro, pos: int, arguments: list[str]) -> bool:
         """Fill `arguments` from `pos` by the macro's spec; `self.arguments_end` is then the place after them."""

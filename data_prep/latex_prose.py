@@ -11,7 +11,6 @@ from collections.abc import Callable
 from unicodedata import normalize
 
 from data_prep.latex_acronyms import USES, Acronym, write_out
-from data_prep.latex_macros import MAX_NAME_CHARS
 from data_prep.latex_source import (
     MATH_TOKEN,
     Source,
@@ -74,10 +73,9 @@ PLAIN = r"[^\\{}$~&`'-]*"
 TOKEN = re.compile(r"\\([A-Za-z@]+|[\s\S])|[{}$~&]|``?|''|---?")
 STEP = re.compile(  # what is copied as it stands, and the first thing behind it that is not
     rf"{PLAIN}(?:(?:{FORMULA}|{DISPLAY}|{KEPT}|'(?!')|-(?!-)){PLAIN}){{0,200}}"
-    r"(?:\\([A-Za-z@]+|[\s\S])|([{}$~&]|``?|''|---?|'|-)|\Z)"
+    r"(?:(\\(?:(?:begin|end)\{[A-Za-z]+\*?\}|[A-Za-z@]+|[\s\S])|[{}$~&]|``?|''|---?|'|-)|\Z)"
 )
 NAME = re.compile(r"\s*\{\s*([^{}\\$%&#~]*?)\s*\}")
-RUN_OF_BLANKS = re.compile("  +")
 BLANK_LINES = re.compile("\n\n\n+")
 PARAGRAPH = re.compile(r"\n[ \t]*\n")
 IN_MATH = re.compile(
@@ -126,6 +124,7 @@ class Cleaner:
         self.keep_captions = keep_captions
         self.explain = explain
         self.out: list[str] = []
+        self.limit = len(text)  # where the prose that is being read ends
         self.nesting = 0
         self.title = ""
         self.captions: list[str] = []
@@ -139,36 +138,31 @@ class Cleaner:
     def prose(self, pos: int, end: int) -> str:
         """The cleaned form of `text[pos:end]`."""
         outer, self.out = self.out, []
-        text, step, actions, out = self.text, STEP.match, ACTIONS, self.out
+        text, step, actions, out = self.text, STEP.match, TOKENS, self.out
+        outer_end, self.limit = self.limit, end
         while match := step(text, pos, end):
-            name, char = match.groups()
-            stop = match.end()
-            if name is not None:
-                start = stop - len(name) - 1
-                if start > pos:
-                    out.append(text[pos:start])
-                action = actions.get(name)
-                if action is None:
-                    pos = self.unknown(name, stop)
-                elif action.__class__ is str:
-                    out.append(action)
-                    pos = skip_spaces(text, stop) if name.isalpha() else stop
-                elif (pos := action(self, name, start, stop)) > end:  # type: ignore[operator]
-                    pos = end
-            elif char is None:
+            token, stop = match[1], match.end()
+            if token is None:
                 if stop > pos:
                     out.append(text[pos:stop])
                 break
-            else:
-                start = stop - len(char)
-                if start > pos:
-                    out.append(text[pos:start])
+            start = stop - len(token)
+            if start > pos:
+                out.append(text[pos:start])
+            action = actions.get(token)
+            if action.__class__ is str:
                 pos = stop
-                if char == "$":
-                    pos = min(self.dollar(start, end), end)
-                elif char not in "{}":
-                    out.append(PUNCTUATION[char])
-        self.out = outer
+                if action:
+                    out.append(action)
+            elif action is not None:
+                if (pos := action(self, token[1:], start, stop)) > end:  # type: ignore[operator]
+                    pos = end
+            elif token[-1] == "}":  # of an environment that means nothing to us
+                out.append(token)
+                pos = stop
+            else:
+                pos = self.unknown(token[1:], stop)
+        self.out, self.limit = outer, outer_end
         return "".join(out)
 
     def group(self, pos: int) -> tuple[str, int] | None:
@@ -273,7 +267,12 @@ class Cleaner:
             pos = self.skip(signature, pos)
         if self.explain is not None:
             self.note("wrapper", start, pos, name)
-        return pos if self.text[pos : pos + 1] == "{" else skip_spaces(self.text, pos)
+        return pos + 1 if self.text[pos : pos + 1] == "{" else skip_spaces(self.text, pos)
+
+    def symbol(self, name: str, start: int, pos: int) -> int:
+        """A control word that is a character: the blanks behind it go."""
+        self.out.append(WORDS[name])
+        return skip_spaces(self.text, pos)
 
     def label(self, name: str, start: int, pos: int) -> int:
         """A label or index entry goes, with the blanks before it where a mark of punctuation follows."""
@@ -602,13 +601,17 @@ class Cleaner:
     # ------------------------------------------------------------ environments
 
     def begin(self, name: str, start: int, pos: int) -> int:
-        """\\begin{…}: mathematics and raw text are copied, floats and references go, layout is unwrapped, structure stays."""
-        inner, after = self.environment_name(pos)
-        if after == pos:
-            return pos
-        pos = after
-        bare = inner.removesuffix("*")
-        if bare in MATH_ENVIRONMENTS:
+        """\\begin {…} that STEP does not read as one token: blanks in it, or digits."""
+        found = NAME.match(self.text, pos)
+        return self.opened(found[1], start, found.end()) if found else pos
+
+    def tag(self, name: str, start: int, pos: int) -> int:
+        """\\begin{…} of an environment in our tables."""
+        return self.opened(name[len("begin{") : -1], start, pos)
+
+    def opened(self, inner: str, start: int, pos: int) -> int:
+        """Mathematics and raw text are copied, floats and references go, layout is unwrapped, structure stays."""
+        if inner.removesuffix("*") in MATH_ENVIRONMENTS:
             return self.math_environment(inner, pos)
         if inner in RAW_ENVIRONMENTS:
             end = self.environment_end(inner, pos)
@@ -627,26 +630,18 @@ class Cleaner:
         return pos
 
     def end(self, name: str, start: int, pos: int) -> int:
-        """\\end of what stayed stays, of what was unwrapped goes."""
-        inner, after = self.environment_name(pos)
-        if after == pos:
+        """\\end {…} that STEP does not read as one token: of what stayed it stays, of what was unwrapped it goes."""
+        found = NAME.match(self.text, pos)
+        if not found:
             return pos
+        inner = found[1]
         if (
             inner not in WRAPPERS
             and inner not in REMOVED_ENVIRONMENTS
             and inner.removesuffix("*") not in MATH_ENVIRONMENTS
         ):
             self.out.append(f"\\end{{{inner}}}")
-        return after
-
-    def environment_name(self, pos: int) -> tuple[str, int]:
-        """(the name in braces at `pos`, the place after it); ("", pos) where none is."""
-        text = self.text
-        close = text.find("}", pos, pos + MAX_NAME_CHARS)
-        if close > 0 and text[pos] == "{" and (inner := text[pos + 1 : close]).removesuffix("*").isalnum():
-            return inner, close + 1
-        found = NAME.match(text, pos)
-        return (found[1], found.end()) if found else ("", pos)
+        return found.end()
 
     def environment_end(self, name: str, pos: int) -> int:
         """The place after the next \\end{name}, or -1."""
@@ -688,9 +683,9 @@ class Cleaner:
 
     # ------------------------------------------------------------ mathematics
 
-    def dollar(self, start: int, limit: int) -> int:
+    def dollar(self, name: str, start: int, pos: int) -> int:
         """`text[start]` is a $ that opens mathematics, or a stray one that goes."""
-        text = self.text
+        text, limit = self.text, self.limit
         if text.startswith("$$", start):
             end = self.source.unescaped("$$", start + 2)
             if end < 0 or end > limit:
@@ -788,7 +783,20 @@ UNIT_WORD = re.compile(r"\\([A-Za-z]+)\s*")
 UNREADABLE_IN_URL = re.compile(r"[\\${}\s]")
 SPECIAL = re.compile(r"[\\${}%&#~^]")
 RAW_MARK = "\x00"
-PUNCTUATION = {"'": "'", "-": "-", "~": " ", "&": " ", "``": "“", "''": "”", "`": "'", "--": "–", "---": "—"}
+WORDS = {**{name: text for name, text in SYMBOLS.items() if name.isalpha()}, **ALGORITHM_WORDS}
+PUNCTUATION = {
+    "{": "",
+    "}": "",
+    "'": "'",
+    "-": "-",
+    "~": " ",
+    "&": " ",
+    "``": "“",
+    "''": "”",
+    "`": "'",
+    "--": "–",
+    "---": "—",
+}
 
 
 def tidy(text: str) -> str:
@@ -803,18 +811,18 @@ def tidy(text: str) -> str:
 def fold(text: str) -> str:
     """`tidy` of text that holds no raw text."""
     text = "\n".join(map(str.strip, text.replace("\t", " ").split("\n")))
-    text = RUN_OF_BLANKS.sub(" ", text)
+    if "  " in text:  # runs are few: cutting at them is quicker than a search for each
+        text = " ".join(filter(None, [part.strip(" ") for part in text.split("  ")]))
     return BLANK_LINES.sub("\n\n", text)
 
 
-def build_actions() -> dict[str, str | Handler]:
-    """Command name -> its text, or the method that reads it."""
+def build_tokens() -> dict[str, str | Handler]:
+    """What STEP finds -> its text, or the method that reads it; for \\begin{…} and \\end{…} with the name of the environment."""
     actions: dict[str, str | Handler] = {}
     actions.update(dict.fromkeys(DROPPED, Cleaner.dropped))
     actions.update(dict.fromkeys(UNWRAPPED, Cleaner.unwrapped))
-    actions.update(SYMBOLS)
+    actions.update(dict.fromkeys(WORDS, Cleaner.symbol))
     actions.update(CONTROL_SYMBOLS)
-    actions.update(ALGORITHM_WORDS)
     actions.update(dict.fromkeys((name for name in ACCENTS if name not in "."), Cleaner.accent))
     actions.update(dict.fromkeys(SECTIONS, Cleaner.section))
     actions.update(dict.fromkeys(HEADINGS, Cleaner.heading))
@@ -833,7 +841,12 @@ def build_actions() -> dict[str, str | Handler]:
     actions.update(dict.fromkeys((*USES, "acro"), Cleaner.acronym))
     actions.update(dict.fromkeys(("acresetall", "glsresetall"), Cleaner.forget_acronyms))
     actions.update(methods)
-    return actions
+    mathematics = [name + star for name in MATH_ENVIRONMENTS for star in ("", "*")]
+    unwrapped = [*mathematics, *REMOVED_ENVIRONMENTS, *WRAPPERS]
+    for name in (*unwrapped, *RAW_ENVIRONMENTS, *LISTS, *ALGORITHMS):
+        actions["begin{" + name + "}"] = Cleaner.tag
+    actions.update(dict.fromkeys(["end{" + name + "}" for name in unwrapped], ""))
+    return {**{"\\" + name: action for name, action in actions.items()}, **PUNCTUATION, "$": Cleaner.dollar}
 
 
-ACTIONS = build_actions()
+TOKENS = build_tokens()
