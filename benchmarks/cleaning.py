@@ -65,6 +65,7 @@ GROWTH: dict[str, Callable[[int], str]] = {
     "unclosed \\SI{1}{": lambda n: "\\SI{1}{ a " * n,
     "acronyms": lambda n: "".join(f"\\acro{{{number}}}[b]{{c}}\\ac{{{number}}} " for number in range(n)),
     "a long acronym": lambda n: "\\acrodef{a}[a]{" + "long " * n + "}" + "\\acl{a} " * n,
+    "macros hand on": lambda n: "\\def\\a{\\b}\\def\\b{\\a}\\def\\c#1{\\d}\\def\\d#1{\\c}" + "\\a{x}\\c{y}{z} " * n,
     "comments": lambda n: "a % b\n" * n,
 }
 

@@ -8,24 +8,34 @@ from dataclasses import dataclass
 
 from data_prep.latex_source import NEAR_CHARS, Source, glue, read_argument
 
-PROGRAM = re.compile(
-    r"\\(?:def|gdef|edef|xdef|expandafter|csname|newcommand|futurelet|relax|setlength|addtolength"
-    r"|advance|if(?!(?:f|mmode|defined|csname|true|false|toggle|bool|def|undef|blank|strempty|strequal)(?![A-Za-z@])"
-    r"|thenelse\s*\{\s*(?:\\(?:NOT|not)(?![A-Za-z])\s*)?\\(?:equal|boolean|isundefined)(?![A-Za-z]))[A-Za-z@]+|@[A-Za-z@]+|begingroup|global|catcode)(?![A-Za-z@])"
+# What no text can stand for: tests of what is known only when TeX runs, looks at what follows, work on registers and boxes.
+TESTS = re.compile(
+    r"\\(?:futurelet|catcode|loop|advance|global|setbox|un[hv](?:box|copy)|copy|box|wd|ht|dp|hskip|count|dimen|toks|afterassignment|@(?:ifnextchar|ifstar|startsection|dblarg|testopt|tfor|for|ifundefined)"
+    r"|if(?!(?:f|mmode|defined|csname|true|false|toggle|bool|def|undef|blank|strempty|strequal)(?![A-Za-z@])"
+    r"|thenelse\s*\{\s*(?:\\(?:NOT|not)(?![A-Za-z])\s*)?\\(?:equal|boolean|isundefined)(?![A-Za-z]))[A-Za-z@]+)(?![A-Za-z@])"
 )
-IN_BOTH_MODES = re.compile(r"\\ifmmode\s*((?:(?!\\(?:else|fi|if)).)*)\\else\s*\$[^$]*\$\s*\\fi(?![A-Za-z@])", re.S)
+# What defines, or is LaTeX's own code: carried out only where the body also opens something, which would else be lost with the name.
+CODE = re.compile(r"\\(?:def|gdef|edef|xdef|expandafter|csname|newcommand|@[A-Za-z@]+)(?![A-Za-z@])")
+OPENS = re.compile(r"\\(?:begin\s*\{|(?:(?:sub){0,2}section|(?:sub)?paragraph|chapter|footnote|\[)(?![A-Za-z@]))|\$\$")
+# What only sets the page goes from a body: a formula may stand around it.
+LAYOUT = re.compile(
+    r"\\(?:setlength|addtolength)\s*(?:\{\s*\\[A-Za-z@]+\s*\}|\\[A-Za-z@]+)\s*\{[^{}]*\}|\\(?:relax|begingroup|endgroup)(?![A-Za-z@])\s?"
+)
+IN_BOTH_MODES = re.compile(
+    r"\\ifmmode(?![A-Za-z@])\s*((?:(?!\\(?:else|fi|if)).)*)\\else((?:(?!\\(?:else|fi|if)).)*)\\fi(?![A-Za-z@])", re.S
+)
 DEFINES = re.compile(r"\\(?:[gex]?def|newcommand|let|begin\{document)(?![A-Za-z@])")
 PARAMETER = re.compile(r"#(#|\d)")
 LENGTHENS = re.compile(r"[A-Za-z@]")
 ENDS_IN_WORD = re.compile(r"\\[A-Za-z@]+\Z")
-XPARSE_LETTERS = re.compile(r"[+!>]*\s*(?:(m|o|s|v|b)|([OD]|t|d|r|R|e|E))")
+XPARSE_LETTERS = re.compile(r"[+!>]*\s*(?:(m|o|s|v|b|g)|([OD]|t|d|r|R|e|E|G))")
 
 
 @dataclass(slots=True)
 class Macro:
     """An author's macro.
 
-    `spec` has one letter per argument: m mandatory, o optional with default, s star, d delimited by the entry of `ends`
+    `spec` has one letter per argument: m mandatory, o optional with default, g the same in braces, s star, d delimited by the entry of `ends`
     (whose first entry stands before the first argument). What follows from the body is worked out at its first use.
     """
 
@@ -39,6 +49,9 @@ class Macro:
     template: str | None = None
     order: tuple[int, ...] = ()
     is_program: bool | None = None
+    flags: frozenset[str] = (
+        frozenset()
+    )  # the tests in a program's body, where it does nothing else: it can be run if these are known
     looked_at: int = -1  # the version of the definitions for which `inert` holds
     inert: bool = False
     quick_at: int = -1  # the version for which it is inert, with undelimited arguments only
@@ -48,20 +61,25 @@ class Macro:
     def program(self) -> bool:
         """Whether the body tests or assigns, so that no text can replace the macro: then its name stays."""
         if self.is_program is None:
-            self.is_program = len(self.body) > NEAR_CHARS or bool(PROGRAM.search(self.body))
+            body = self.body
+            others = len(body) > NEAR_CHARS or (bool(CODE.search(body)) and not OPENS.search(body))
+            tests = frozenset(match[0][1:] for match in TESTS.finditer(body))
+            self.is_program = others or bool(tests)
+            if not others and all(name.startswith("if") for name in tests):
+                self.flags = tests
         return self.is_program or self.endless
 
     @property
     def defines(self) -> bool:
         """Whether the macro is carried out even in a preamble, because it defines others or begins the document."""
-        return self.program and bool(DEFINES.search(self.body))
+        return bool(DEFINES.search(self.body))
 
     @property
     def pieces(self) -> tuple[str | int, ...]:
         """The body cut at its parameters: text, number, text, ..., text."""
         if self.cut is None:
-            body = self.body
-            self.cut = cut_body(IN_BOTH_MODES.sub(r"\\ensuremath{\1}", body) if "\\ifmmode" in body else body)
+            body = LAYOUT.sub("", self.body) if "\\" in self.body else self.body
+            self.cut = cut_body(IN_BOTH_MODES.sub(in_both_modes, body) if "\\ifmmode" in body else body)
             self.template, self.order = make_template(self.cut)
             self.in_order = len(self.order) > 1 and self.order == (*range(len(self.spec)), len(self.spec))
         return self.cut
@@ -76,6 +94,11 @@ class Macro:
         if self.in_order:
             return self.template % tuple(arguments)
         return self.template % tuple([arguments[number] for number in self.order[:-1]])
+
+
+def in_both_modes(found: re.Match[str]) -> str:
+    """\\ifmmode a\\else $b$\\fi as \\ensuremath{a}: the $ of its other branch would end a formula around it."""
+    return f"\\ensuremath{{{found[1].strip()}}}" if "$" in found[2] else found[0]
 
 
 def cut_body(body: str) -> tuple[str | int, ...]:

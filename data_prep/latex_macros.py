@@ -43,7 +43,8 @@ MAX_DEPTH = 40  # macros within macros; a chain that is longer calls itself
 MAX_PARAMETER_CHARS = 400  # of the parameter text of a \def
 
 CONTROL_IN_TEXT = re.compile(r"\\([A-Za-z]+|[\s\S])")  # elsewhere @ is no letter
-TELLING_ENVIRONMENTS = RAW_ENVIRONMENTS | {"document"}
+RESTATED = frozenset(("restatable", "restatable*"))
+TELLING_ENVIRONMENTS = RAW_ENVIRONMENTS | RESTATED | {"document"}
 MAX_NAME_CHARS = 40  # of an environment
 TAGS = frozenset(("begin", "end"))
 CLOSED = frozenset("{}()[]^_$,.;:=+-*/|<>!&0123456789")  # behind these a macro is no argument of a command
@@ -58,6 +59,21 @@ OPENS_SOMETHING = re.compile(
     )
     + r")\*?\}"
 )
+# Environments that authors begin by their commands in definitions of others: {\align}{\endalign}, \csname equation*\endcsname.
+BY_COMMAND = re.compile(
+    r"\\(?:csname\s+)?(?P<end>end)?(?P<name>(?:equation|eqnarray|align|gather|multline|flalign|displaymath|IEEEeqnarray)\*?)"
+    r"(?![A-Za-z@])(?:\\endcsname)?\s?"
+)
+# These mean what they say, whatever an author's definition makes them look like.
+NAMED_WELL = frozenset(
+    """abstract proof theorem lemma proposition corollary definition remark example exercise prooftree itemize enumerate description quote quotation
+    acknowledgments acknowledgements""".split()
+)
+BOX_TITLE = re.compile(r"title\s*=\s*\{?([^,{}]*#[1-9][^,{}]*)")  # of tcolorbox
+SPACES = frozenset(" \t\n")
+FONT_SWITCH_LAST = re.compile(
+    r"\\(?:it|bf|rm|sl|em|sc|tt|sf|itshape|bfseries|slshape|scshape|upshape|rmfamily|sffamily|ttfamily)\Z"
+)
 BLANK_LINE = re.compile(r"\n[ \t]*\n")
 BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 NAME_IN_BRACES = re.compile(r"\s*\{\s*([^{}\\$%&#~]*?)\s*\}")
@@ -65,6 +81,7 @@ DEFINED_NAME = re.compile(r"\s*\*?\s*(?:\{\s*\\([A-Za-z@]+|[^A-Za-z@\s])\s*\}|\\
 SIMPLE_NEWCOMMAND = re.compile(
     r"\s*\*?\s*(?:\{\s*\\([A-Za-z@]+)\s*\}|\\([A-Za-z@]+))\s*(?:\[\s*([1-9])\s*\]\s*)?(?=\{)"
 )
+NOEXPAND = re.compile(r"\\(?:noexpand|protect|unexpanded)(?![A-Za-z@])\s*")
 DEF_NAME = re.compile(r"\s*\\([A-Za-z@]+|[\s\S])")
 LET_TARGET = re.compile(r"\s*=?\s*(?:\\([A-Za-z@]+|[\s\S])|([^\s{}]))")
 PREFIXED = re.compile(
@@ -102,6 +119,7 @@ class Expander:
         self.active: dict[str, Macro | Handler] = dict(TEX_COMMANDS)
         self.preamble_words = PREAMBLE_COMMANDS
         self.environments: dict[str, tuple[Macro, str]] = {}
+        self.excluded: set[str] = set()  # environments whose text is not printed
         self.flags: dict[str, bool] = dict(PACKAGE_FLAGS)
         self.toggles: dict[str, bool] = {}
         self.acronyms: dict[str, Acronym] = {}  # their forms as LaTeX
@@ -243,7 +261,7 @@ class Expander:
         called = None
         if macro.quick_at == self.version and self.left_chars > 0:
             called = self.quick_call(source, macro, pos)
-        if called is None and not macro.program and self.left_chars > 0:
+        if called is None and self.left_chars > 0 and (not macro.program or self.decides(macro)):
             called = self.call(source, name, macro, pos, depth) if depth else self.outer_call(source, name, macro, pos)
             if called is None and self.tail:
                 self.tail = text[start:]
@@ -259,13 +277,29 @@ class Expander:
             result = "{" + result + "}"
         if result:
             out.append(glue(out[-1], result) if out and result[0].isalpha() else result)
-        while self.tail:
-            tail, self.tail = self.tail, ""
-            end = self.finish_tail(source, tail, end, out, depth)
+        if self.tail:
+            end = self.finish_tails(source, end, out, depth)
         rest = text[end : end + 1]
-        if result and rest.isalpha() and (separated := glue(out[-1], rest)) != rest:
+        if rest in SPACES and macro.spec and FONT_SWITCH_LAST.search(result):
+            out.append("{}")  # the blank behind the arguments is one
+        if result and out and rest.isalpha() and (separated := glue(out[-1], rest)) != rest:
             out.append(separated[:-1])
         return end
+
+    def finish_tails(self, source: Source, pos: int, out: list[str], depth: int) -> int:
+        """Carry out what macros left in `self.tail`, with the arguments at `pos`; the place after them.
+
+        Where `source` ends before they do, `self.tail` is still set: the source around it may hold them.
+        """
+        for _ in range(MAX_DEPTH):
+            tail, self.tail = self.tail, ""
+            self.left_chars -= len(tail)
+            pos = self.finish_tail(source, tail, pos, out, depth)
+            if not self.tail or pos >= len(source.text):
+                return pos
+        out.append(self.tail)
+        self.tail = ""
+        return pos
 
     def finish_tail(self, source: Source, tail: str, pos: int, out: list[str], depth: int) -> int:
         """A macro ended in another that takes its arguments from behind it: `\\def\\a{\\b}` with `\\a{x}`."""
@@ -355,6 +389,10 @@ class Expander:
         self.left_chars -= len(body)
         return (without_paragraphs(body, macro, arguments) if "\n" in body else body), end
 
+    def decides(self, macro: Macro) -> bool:
+        """Whether a macro that tests can be run, because it only asks for conditionals of the author, \\newif\\ifdraft."""
+        return bool(macro.flags) and not macro.endless and self.flags.keys() >= macro.flags
+
     def is_inert(self, macro: Macro) -> bool:
         """Whether nothing in the body itself is a macro, so that it need not be looked through again."""
         if macro.looked_at != self.version:
@@ -405,6 +443,11 @@ class Expander:
                 if argument is None or argument == NO_VALUE:  # one macro hands another what it was not given itself
                     argument = NO_VALUE if default is None else default
                 arguments.append(argument)
+            elif letter == "g":
+                start = skip_blanks(text, pos)
+                argument, end = read_argument(source, start) if text[start : start + 1] == "{" else (None, pos)
+                arguments.append(NO_VALUE if argument is None else argument)
+                pos = pos if argument is None else end
             elif letter == "s":
                 star = text.startswith("*", skip_blanks(text, pos))
                 pos = skip_blanks(text, pos) + 1 if star else pos
@@ -496,7 +539,7 @@ class Expander:
             return found.end()
         body = text[brace + 1 : end - 1]
         if name in ("edef", "xdef"):
-            body = self.expand_quietly(body, depth)
+            body = NOEXPAND.sub("", self.expand_quietly(body, depth))
         self.define(found[1], self.alias_of(body) or def_macro(text[found.end() : brace], body))
         return end
 
@@ -543,10 +586,43 @@ class Expander:
         closing, end = read_argument(source, end)
         if opening is None or closing is None:
             return found.end()
-        self.environments[found[1]] = (Macro(spec, defaults, opening), closing)
-        self.active["begin"], self.active["end"] = Expander.begin, Expander.end
+        self.know_environment(found[1], Macro(spec, defaults, by_tags(opening)), by_tags(closing))
+        return end
+
+    def know_environment(self, name: str, opening: Macro, closing: str) -> None:
+        """Remember an author's environment."""
+        self.environments[name] = (opening, closing)
         self.plain_tags.clear()
+        self.cache.pop(("\\begin", name), None)
         self.version += 1
+
+    def newtcolorbox(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\newtcolorbox{box}[2][]{title=#2}: of its arguments only the title is printed; \\newtcbtheorem{thm}{Theorem}{options}{prefix}."""
+        _, pos = read_option(source, pos)
+        named, end = read_argument(source, pos)
+        if named is None:
+            return pos
+        if name.endswith("theorem"):
+            for _ in range(3):
+                _, end = read_argument(source, end)
+            self.know_environment(named.strip(), Macro("omm", (None, None, None), "[#2]"), "")
+            return end
+        count, end = read_option(source, end)
+        default, end = read_option(source, end)
+        options, end = read_argument(source, end)
+        arity = int(count) if count and count.strip() in set("123456789") else 0
+        spec = "o" + "m" * (arity - 1) if default is not None and arity else "m" * arity
+        title = BOX_TITLE.search(options or "")
+        self.know_environment(named.strip(), Macro(spec, (default,), title[1] if title else ""), "")
+        return end
+
+    def excludecomment(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\excludecomment{draft} of the package comment: what stands in that environment is not printed."""
+        given, end = read_argument(source, pos)
+        if given is None:
+            return pos
+        self.excluded.add(given.strip())
+        self.know_environment(given.strip(), Macro("", (), ""), "")
         return end
 
     def math_operator(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
@@ -656,18 +732,36 @@ class Expander:
             if inner not in SKIPPED_ENVIRONMENTS:
                 out.append(text[start:end])
             return end
+        if inner in self.excluded:
+            close = source.closing("\\end{" + inner + "}", found.end())
+            return found.end() if close < 0 else close
+        if inner in RESTATED:
+            self.restatable(source, found.end())
         known = self.environments.get(inner)
-        if known and depth < MAX_DEPTH and self.opens_something(inner):
+        opens = known is not None and depth < MAX_DEPTH and self.opens_something(inner)
+        if known and (opens or ("m" in known[0].spec and not known[0].program)):
             arguments: list[str] = []
             if self.read_arguments(source, known[0], found.end(), arguments):
+                end = self.arguments_end if known[0].spec else found.end()
                 body = known[0].filled(arguments)
                 self.left_chars -= len(body)
                 if self.left_chars > 0:
-                    out.append(glue(out[-1] if out else "", self.expand_quietly(body, depth)))
-                    return self.arguments_end if known[0].spec else found.end()
+                    result = self.expand_quietly(body, depth) if body.strip("[]") else ""
+                    if not opens:  # the name stays, and what the arguments print
+                        result = "\\begin{" + inner + "}" + result + ("" if result.endswith("]") else " ")
+                    out.append(glue(out[-1] if out else "", result))
+                    return end
             self.tail = ""
         out.append("\\begin{" + inner + "}")
         return found.end()
+
+    def restatable(self, source: Source, pos: int) -> None:
+        """\\begin{restatable}[Name]{theorem}{mainthm} of thm-restate: \\mainthm* says it again, which we leave out."""
+        _, pos = read_option(source, pos)
+        _, pos = read_argument(source, pos)
+        name, _ = read_argument(source, pos)
+        if name is not None and name.strip().isalpha():
+            self.define(name.strip(), Macro("s", (None,), ""))
 
     def plain_tag(self, text: str, pos: int) -> int:
         """The place after `{name}` at `pos` if that environment means nothing to us, as most do not; else 0."""
@@ -681,7 +775,7 @@ class Expander:
         return close + 1
 
     def opens_something(self, name: str) -> bool:
-        """Whether an author's environment begins mathematics, a float or raw text, so that its name says less than its definition."""
+        """Whether an author's environment begins mathematics, a float, raw text or another environment, so that its name says less than its definition."""
         key = ("\\begin", name)
         if (found := self.cache.get(key)) is None:
             opening, closing = self.environments[name]
@@ -690,7 +784,9 @@ class Expander:
             expanded = self.expand_quietly(body, 1)
             self.environments[name] = (opening, closing)
             self.plain_tags.clear()
-            found = ("yes", "") if OPENS_SOMETHING.search(expanded) else ("no", "")
+            wraps = "\\begin{" in expanded and "\\end" in closing and not opening.program
+            wraps = wraps and name.removesuffix("*") not in NAMED_WELL and "\\begin{" + name + "}" not in expanded
+            found = ("yes", "") if wraps or OPENS_SOMETHING.search(expanded) else ("no", "")
             self.cache[key] = found
         return found[0] == "yes"
 
@@ -733,6 +829,13 @@ class Expander:
         brace = skip_blanks(source.text, pos)
         end = source.group_end(brace) if source.text[brace : brace + 1] == "{" else -1
         end = pos if end < 0 else end
+        out.append(source.text[start:end])
+        return end
+
+    def mathpalette(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\mathpalette\\foo{x} gives \\foo a style before its x: neither is looked into."""
+        _, end = read_argument(source, pos)
+        _, end = read_argument(source, end)
         out.append(source.text[start:end])
         return end
 
@@ -924,6 +1027,11 @@ def without_paragraphs(result: str, macro: Macro, arguments: list[str]) -> str:
     return f"{' ' if before else ''}{bare}{' ' if after else ''}"
 
 
+def by_tags(body: str) -> str:
+    """The body of an environment's definition with the environments in it that begin by their commands: \\align -> \\begin{align}."""
+    return BY_COMMAND.sub(lambda match: f"\\{'end' if match['end'] else 'begin'}{{{match['name']}}}", body)
+
+
 def behind_taker(text: str, pos: int) -> bool:
     """Whether a command that takes an argument, such as \\frac, ends directly before `pos`."""
     slash = text.rfind("\\", max(0, pos - 20), pos)
@@ -935,6 +1043,7 @@ def tex_commands() -> dict[str, Macro | Handler]:
     actions: dict[str, Macro | Handler] = {}
     for names, handler in (
         ("newcommand renewcommand providecommand DeclareRobustCommand DeclareTextFontCommand", Expander.newcommand),
+        ("newrobustcmd renewrobustcmd providerobustcmd", Expander.newcommand),
         ("newcommandx renewcommandx providecommandx DeclareRobustCommandx", Expander.newcommand),
         ("NewDocumentCommand RenewDocumentCommand ProvideDocumentCommand", Expander.document_command),
         (
@@ -944,6 +1053,8 @@ def tex_commands() -> dict[str, Macro | Handler]:
         ("def gdef edef xdef define redefine predefine", Expander.def_),
         ("let", Expander.let),
         ("newenvironment renewenvironment provideenvironment", Expander.newenvironment),
+        ("newtcolorbox renewtcolorbox newtcbtheorem renewtcbtheorem", Expander.newtcolorbox),
+        ("excludecomment", Expander.excludecomment),
         ("NewDocumentEnvironment RenewDocumentEnvironment DeclareDocumentEnvironment", Expander.newenvironment),
         ("DeclareMathOperator", Expander.math_operator),
         ("newif", Expander.newif),
@@ -959,6 +1070,7 @@ def tex_commands() -> dict[str, Macro | Handler]:
         ("begin", Expander.begin),
         ("end", Expander.end),
         ("bye enddocument", Expander.bye),
+        ("mathpalette", Expander.mathpalette),
         ("verb lstinline", Expander.verb),
         ("url path nolinkurl href burl", Expander.url),
         (
@@ -979,6 +1091,8 @@ DEFINERS = (
     Expander.def_,
     Expander.let,
     Expander.newenvironment,
+    Expander.newtcolorbox,
+    Expander.excludecomment,
     Expander.math_operator,
     Expander.newif,
     Expander.switch,

@@ -159,9 +159,14 @@ def skip_spaces(text: str, pos: int) -> int:
 
 
 def read_argument(source: Source, pos: int) -> tuple[str | None, int]:
-    """TeX's undelimited argument at `pos`, without its braces, and the place after it; (None, pos) where none is."""
+    """TeX's undelimited argument at `pos`, without its braces, and the place after it; (None, pos) where none is.
+
+    A blank line before it is the token \\par, and that is the argument (TeXbook, chapter 20).
+    """
     text = source.text
     start = pos if text[pos : pos + 1] == "{" else skip_blanks(text, pos)
+    if start > pos + 1 and start < len(text) and text.count("\n", pos, start) > 1:
+        return "\\par", start
     char = text[start : start + 1]
     if char == "{":
         end = source.group_end(start)
