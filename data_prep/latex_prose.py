@@ -107,6 +107,8 @@ FONT = re.compile(
     r"\s*\\[A-Za-z]+\s*=?\s*[\w-]+(?:\s*(?:scaled\s*(?:\\magstep\s*\w+|\\magstephalf|\d+)|at\s*[\d.]+\s*(?:true\s*)?pt))?"
 )
 NOTE_MARK = re.compile(r"[^A-Za-z]{0,12}|\$[^$]{1,30}\$")
+NO_XSPACE = frozenset(".,;:!?)]'/-}{~\n%\u00b4") | {""}  # before these xspace sets no blank; nor before these commands
+NO_XSPACE_COMMAND = re.compile(r"\\(?:[ /\\\n]|(?:xspace|space|footnote(?:mark)?|par|bgroup|egroup|nobreakspace)(?![A-Za-z]))")
 ROW_GAP = re.compile(r"\[\s*-?[\d.,]*\s*(?:[a-z]{2}|\\[a-z]+)\s*\]")
 UNKNOWN_OPTION_IS_LAYOUT = re.compile(
     r"\[(?:[^]\n]*=[^]\n]*\]|[^][{}\n]{0,100}\](?=\{))"
@@ -570,32 +572,10 @@ class Cleaner:
         return end
 
     def xspace(self, name: str, start: int, pos: int) -> int:
-        """A blank, unless punctuation follows."""
+        """A blank, unless punctuation follows, or a command that the package excepts."""
         pos = skip_spaces(self.text, pos)
-        if self.text[pos : pos + 1] not in (
-            ".",
-            ",",
-            ";",
-            ":",
-            "!",
-            "?",
-            ")",
-            "]",
-            "'",
-            "/",
-            "-",
-            "}",
-            "{",
-            "~",
-            "\\",
-            "\n",
-            "",
-            "%",
-            "´",
-        ):
+        if self.text[pos : pos + 1] not in NO_XSPACE and not NO_XSPACE_COMMAND.match(self.text, pos):
             self.out.append(" ")
-        elif self.text.startswith("\\xspace", pos):
-            return pos
         return pos
 
     # ------------------------------------------------------------ environments
