@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from data_prep.latex_acronyms import DEFINITIONS, Acronym, define_acronym
 from data_prep.latex_definitions import Macro, def_macro, xparse_spec
+from data_prep.latex_formats import FORMATS, NAMES_FORMAT
 from data_prep.latex_source import (
     CONTROL,
     NEAR_CHARS,
@@ -832,6 +833,17 @@ class Expander:
         out.append(source.text[start:end])
         return end
 
+    def input_(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\input harvmac brings that format's commands; any other file that is still named was not there."""
+        found = NAMES_FORMAT.match(source.text, pos, pos + NEAR_CHARS)
+        if found:
+            self.active.update({new: action for new, action in FORMATS.items() if new not in self.active})
+            self.forget()
+            self.version += 1
+            return found.end() + (source.text[found.end() : found.end() + 1] == "}")
+        out.append(source.text[start:pos])
+        return pos
+
     def mathpalette(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
         """\\mathpalette\\foo{x} gives \\foo a style before its x: neither is looked into."""
         _, end = read_argument(source, pos)
@@ -1070,6 +1082,7 @@ def tex_commands() -> dict[str, Macro | Handler]:
         ("begin", Expander.begin),
         ("end", Expander.end),
         ("bye enddocument", Expander.bye),
+        ("input", Expander.input_),
         ("mathpalette", Expander.mathpalette),
         ("verb lstinline", Expander.verb),
         ("url path nolinkurl href burl", Expander.url),

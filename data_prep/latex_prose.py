@@ -108,7 +108,9 @@ FONT = re.compile(
 )
 NOTE_MARK = re.compile(r"[^A-Za-z]{0,12}|\$[^$]{1,30}\$")
 NO_XSPACE = frozenset(".,;:!?)]'/-}{~\n%\u00b4") | {""}  # before these xspace sets no blank; nor before these commands
-NO_XSPACE_COMMAND = re.compile(r"\\(?:[ /\\\n]|(?:xspace|space|footnote(?:mark)?|par|bgroup|egroup|nobreakspace)(?![A-Za-z]))")
+NO_XSPACE_COMMAND = re.compile(
+    r"\\(?:[ /\\\n]|(?:xspace|space|footnote(?:mark)?|par|bgroup|egroup|nobreakspace)(?![A-Za-z]))"
+)
 ROW_GAP = re.compile(r"\[\s*-?[\d.,]*\s*(?:[a-z]{2}|\\[a-z]+)\s*\]")
 UNKNOWN_OPTION_IS_LAYOUT = re.compile(
     r"\[(?:[^]\n]*=[^]\n]*\]|[^][{}\n]{0,100}\](?=\{))"
