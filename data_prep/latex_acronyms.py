@@ -10,12 +10,16 @@ from typing import NamedTuple
 from data_prep.latex_source import Source, read_argument, read_option
 
 MAX_ACRONYMS = 1_000  # of one paper
-DEFINITIONS = "acro acrodef newacro newacronym DeclareAcronym acroindefinite"
-FIELD = re.compile(r"(?:^|[,\s])(short|long)\s*=\s*(\{?)")
-USE = re.compile(r"([iI]?)(?:([aA]c)|([gG]ls)|(acr))(|s|l|f|short|long|full)(p|pl|\*)?")  # every name in USES
-STYLES = {"s": "short", "l": "long", "f": "full"}
+DEFINITIONS = "acro acrodef newacro newacronym DeclareAcronym acroindefinite newglossaryentry"
+FIELD = re.compile(r"(?:^|[,\s])(short|long|name|text)\s*=\s*(\{?)")
+USE = re.compile(
+    r"([iI]?)(?:([aA]c)|([gG]ls)|(acr))(|s|l|f|short|long|full|first|text|name)(p|pl|\*)?"
+)  # every name in USES
+STYLES = {"s": "short", "l": "long", "f": "full", "t": "short", "n": "short"}
+ASIDE = re.compile("entry|xtr")  # \\glsentryshort and \\glsxtrshort print what \\glsshort would
 USES = """ac acs acl acf acp acsp aclp acfp Ac Acp Acl Acf iac Iac gls Gls glspl Glspl acrshort acrlong acrfull
-    acrshortpl acrlongpl acrfullpl""".split()
+    acrshortpl acrlongpl acrfullpl glstext Glstext glsfirst Glsfirst glsentrytext glsentryname glsentryshort glsentrylong glsentryfull
+    glsxtrshort glsxtrlong glsxtrfull Glsxtrshort Glsxtrlong Glsxtrfull glsxtrshortpl glsxtrlongpl glsxtrfullpl""".split()
 
 
 class Acronym(NamedTuple):
@@ -41,6 +45,10 @@ def define_acronym(found: dict[str, Acronym], source: Source, name: str, pos: in
             found[key] = Acronym(first, second)
         elif second is not None and key in found:
             found[key] = found[key]._replace(articles=(first, second))
+    elif name == "newglossaryentry":
+        fields = read_fields(first)
+        if printed := fields.get("text") or fields.get("name"):
+            found[key] = Acronym(printed, printed)
     elif name == "DeclareAcronym":
         fields = read_fields(first)
         if "short" in fields and "long" in fields:
@@ -61,12 +69,12 @@ def read_fields(text: str) -> dict[str, str]:
 
 def write_out(name: str, acronym: Acronym, is_first: bool) -> str:
     """What \\name{key} prints: write_out("acp", Acronym("AV", "Automated Vehicle"), True) -> "Automated Vehicles (AVs)"."""
-    match = USE.fullmatch(name)
+    match = USE.fullmatch(ASIDE.sub("", name, count=1))
     style = (match[5] if match else "")[:1]
     ending = "s" if match and match[6] in ("p", "pl") else ""
     short, long = acronym.short + ending, acronym.long + ending
     style = STYLES.get(style, "full" if is_first else "short")
-    words = {"short": short, "long": long, "full": f"{long} ({short})"}[style]
+    words = {"short": short, "long": long, "full": f"{long} ({short})" if long != short else long}[style]
     if match and match[1]:
         words = f"{acronym.articles[style != 'short']} {words}"
     return words[:1].upper() + words[1:] if name[:1].isupper() else words

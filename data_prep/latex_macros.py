@@ -70,6 +70,12 @@ NAMED_WELL = frozenset(
     """abstract proof theorem lemma proposition corollary definition remark example exercise prooftree itemize enumerate description quote quotation
     acknowledgments acknowledgements""".split()
 )
+IN_GROUP = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
+PUNCTUATION_AHEAD = (
+    re.compile(  # \newcommand{\etc}{\@ifnextchar.{etc}{etc.\@\xspace}}: the commonest look at what follows
+        rf"\s*\\@ifnextchar\s*\{{?([.,;:!?'])\}}?\s*{IN_GROUP}\s*{IN_GROUP}\s*(?:\\xspace\s*)?"
+    )
+)
 BOX_TITLE = re.compile(r"title\s*=\s*\{?([^,{}]*#[1-9][^,{}]*)")  # of tcolorbox
 SPACES = frozenset(" \t\n")
 FONT_SWITCH_LAST = re.compile(
@@ -267,6 +273,9 @@ class Expander:
             if called is None and self.tail:
                 self.tail = text[start:]
                 return len(text)
+        if called is None and (ahead := PUNCTUATION_AHEAD.fullmatch(macro.body)):
+            chosen = ahead[2] if text.startswith(ahead[1], pos) else ahead[3]
+            called = self.expand_quietly(chosen, depth), pos
         if called is None:
             out.append(text[start:pos])
             return pos
@@ -696,9 +705,20 @@ class Expander:
         end = handler(self, rest, found[1], 0, 0, [], depth)
         return found.end() + max(0, end - len(new) - 2)
 
+    def namedef(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
+        """\\@namedef{foo}{body} and etoolbox's \\csdef define \\foo."""
+        given, end = read_argument(source, pos)
+        brace = source.text.find("{", end, end + MAX_PARAMETER_CHARS)
+        after = source.group_end(brace) if given is not None and brace >= 0 else -1
+        if given is None or after < 0:
+            return pos
+        if given.strip().isalpha():
+            self.define(given.strip(), def_macro(source.text[end:brace], source.text[brace + 1 : after - 1]))
+        return after
+
     def csname(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
         """\\csname foo\\endcsname and etoolbox's \\csuse{foo} are \\foo, or nothing where the name is no word."""
-        if name == "csuse":
+        if name != "csname":
             given, end = read_argument(source, pos)
         else:
             found = CSNAME.match(source.text, pos)
@@ -1078,7 +1098,8 @@ def tex_commands() -> dict[str, Macro | Handler]:
         (DEFINITIONS, Expander.acronym),
         ("makeatletter makeatother", Expander.at_letter),
         ("expandafter", Expander.expandafter),
-        ("csname csuse", Expander.csname),
+        ("csname csuse @nameuse", Expander.csname),
+        ("@namedef csdef csgdef", Expander.namedef),
         ("begin", Expander.begin),
         ("end", Expander.end),
         ("bye enddocument", Expander.bye),
@@ -1116,5 +1137,7 @@ TELLING = {  # what --explain calls them
     if action in DECIDERS or action in DEFINERS
 }
 PREAMBLE_COMMANDS = (
-    frozenset(TEX_COMMANDS) - {"csname", "csuse", "end", "bye", "enddocument"} - (CONDITIONALS - {"iffalse", "iftrue"})
+    frozenset(TEX_COMMANDS)
+    - {"csname", "csuse", "@nameuse", "end", "bye", "enddocument"}
+    - (CONDITIONALS - {"iffalse", "iftrue"})
 )
