@@ -11,7 +11,15 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 COMPILED = FOLDER / "compiled"
-TO_COMPILE = ("flatten", "latex_definitions", "latex_macros", "latex_prose", "latex_source")
+TO_COMPILE = (
+    "flatten",
+    "latex_conditionals",
+    "latex_definitions",
+    "latex_formats",
+    "latex_macros",
+    "latex_prose",
+    "latex_source",
+)
 
 
 def source_fingerprint() -> dict[str, str]:

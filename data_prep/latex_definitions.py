@@ -8,6 +8,13 @@ from dataclasses import dataclass
 
 from data_prep.latex_source import NEAR_CHARS, Source, glue, read_argument
 
+MAX_DEPTH = 40  # macros within macros; a chain that is longer calls itself
+NO_VALUE, TRUE, FALSE = (
+    "-NoValue-",
+    "\\BooleanTrue",
+    "\\BooleanFalse",
+)  # what xparse gives for an argument that is not there, for a star
+CSNAME = re.compile(r"\s*([^{}]{0,80}?)\\endcsname")
 # What no text can stand for: tests of what is known only when TeX runs, looks at what follows, work on registers and boxes.
 TESTS = re.compile(
     r"\\(?:futurelet|catcode|loop|advance|global|setbox|un[hv](?:box|copy)|copy|box|wd|ht|dp|hskip|count|dimen|toks|afterassignment|@(?:ifnextchar|ifstar|startsection|dblarg|testopt|tfor|for|ifundefined)"

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from data_prep.latex_acronyms import DEFINITIONS, Acronym, define_acronym
-from data_prep.latex_definitions import Macro, def_macro, xparse_spec
+from data_prep.latex_conditionals import choice, conditional, switch, xparse_test
+from data_prep.latex_definitions import CSNAME, FALSE, MAX_DEPTH, NO_VALUE, TRUE, Macro, def_macro, xparse_spec
 from data_prep.latex_formats import FORMATS, NAMES_FORMAT
 from data_prep.latex_source import (
     CONTROL,
@@ -40,7 +41,6 @@ from data_prep.latex_tables import (
 EXPANSION_FACTOR = 6  # characters that expansion may write, per character of source: real papers stay under 2
 EXPANSION_FLOOR_CHARS = 200_000  # and what a short source may write in any case
 EXPANSION_CEILING_CHARS = 30_000_000  # and what no source may pass (arXiv's largest paper has 5 MB of TeX)
-MAX_DEPTH = 40  # macros within macros; a chain that is longer calls itself
 MAX_PARAMETER_CHARS = 400  # of the parameter text of a \def
 
 CONTROL_IN_TEXT = re.compile(r"\\([A-Za-z]+|[\s\S])")  # elsewhere @ is no letter
@@ -97,16 +97,6 @@ PREFIXED = re.compile(
 CSNAME_DEFINITION = re.compile(
     r"\s*\\(def|gdef|edef|xdef|let|newcommand|renewcommand|providecommand)\s*\*?\s*\{?\s*\\csname\s+([^{}]{0,80}?)\\endcsname\s*\}?"
 )
-CSNAME = re.compile(r"\s*([^{}]{0,80}?)\\endcsname")
-COMPARISON = re.compile(
-    r"\s*([^<=>\\]{0,20}|\\[A-Za-z@]+)\s*([<=>])\s*(-?[0-9.]+\s*(?:pt|cm|mm|in|em|ex)?|\\[A-Za-z@]+)\s?"
-)
-TEST_TOKEN = re.compile(r"\s*(\\(?:[A-Za-z@]+|[\s\S])|[^\s{}])")
-NEGATION = re.compile(r"\s*\\(?:NOT|not)(?![A-Za-z])\s*")
-IFTHEN = re.compile(
-    r"\s*\\(?:(boolean|isundefined)\s*\{([^{}]{0,80})\}|equal\s*\{([^{}]{0,200})\}\s*\{([^{}]{0,200})\})\s*\Z"
-)
-NO_VALUE, TRUE, FALSE = "-NoValue-", "\\BooleanTrue", "\\BooleanFalse"
 
 
 class EndlessExpansion(Exception):
@@ -663,7 +653,7 @@ class Expander:
             return pos
         flag = found[1]
         self.flags[flag] = False
-        self.active[flag] = Expander.conditional
+        self.active[flag] = conditional
         self.active[flag[2:] + "true"] = self.active[flag[2:] + "false"] = Expander.set_flag
         self.preamble_words |= {flag, flag[2:] + "true", flag[2:] + "false"}
         return found.end()
@@ -871,174 +861,11 @@ class Expander:
         out.append(source.text[start:end])
         return end
 
-    def xparse_test(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
-        """\\IfBooleanTF{#1}{yes}{no} and \\IfNoValueTF, with their one-branch forms."""
-        given, end = read_argument(source, pos)
-        kind = name.removeprefix("If").rstrip("TF")
-        holds = {"Boolean": given == TRUE, "NoValue": given == NO_VALUE, "Value": given != NO_VALUE}.get(kind, False)
-        for branch in name[2 + len(kind) :]:
-            argument, end = read_argument(source, end)
-            if argument is not None and holds == (branch == "T"):
-                out.append(glue(out[-1] if out else "", self.expand_quietly(argument, depth)))
-        return end
-
-    def conditional(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
-        """\\if… \\else … \\fi: the branch that TeX takes; a test that we cannot carry out counts as false."""
-        if name == "ifmmode":
-            out.append(source.text[start:pos])
-            return pos
-        middle, after, end = source.conditional_end(start)
-        if end < 0:
-            return pos
-        if name == "iffalse":
-            holds, body = False, pos
-        elif name in self.flags:
-            holds, body = self.flags[name], pos
-        else:
-            holds, body = self.test(source, name, pos)
-        limit = end - len("\\fi")
-        if holds:
-            taken = source.text[body : middle if middle >= 0 else limit]
-        else:
-            taken = source.text[after:limit] if middle >= 0 else ""
-        if taken and depth < MAX_DEPTH:
-            out.append(glue(out[-1] if out else "", self.expand_quietly(taken.lstrip(" \t"), depth + 2)))
-        return end
-
     def acronym(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
         """\\acro{av}[AV]{Automated Vehicle} and its like are remembered, and stay for the cleaner."""
         define_acronym(self.acronyms, source, name, pos)
         out.append(source.text[start:pos])
         return pos
-
-    def switch(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
-        """\\newtoggle{foo}, \\toggletrue{foo}, \\setbool{foo}{true} and their families; a boolean foo has its \\iffoo, too."""
-        given, end = read_argument(source, pos)
-        if given is None:
-            return pos
-        given, value = given.strip(), name.endswith("true")
-        if name.startswith("set"):
-            word, end = read_argument(source, end)
-            value = word is not None and word.strip() == "true"
-        if "toggle" in name:
-            self.toggles[given] = value
-        else:
-            if "if" + given not in self.flags:
-                self.newif(Source("\\if" + given), name, 0, 0, [], depth)
-            self.flags["if" + given] = value
-        self.version += 1
-        self.forget()
-        return end
-
-    def choice(self, source: Source, name: str, pos: int, start: int, out: list[str], depth: int) -> int:
-        """\\iftoggle{foo}{yes}{no} and their like of etoolbox, \\ifthenelse{test}{yes}{no}: the branch that TeX takes.
-
-        A test that we cannot carry out leaves both branches, as text that may be either.
-        """
-        arguments: list[str] = []
-        end = pos
-        for _ in range(4 if name == "ifstrequal" else 3):
-            argument, end = read_argument(source, end)
-            if argument is None:
-                break
-            arguments.append(argument)
-        holds = self.decided(name, arguments)
-        if holds is None or len(arguments) < (4 if name == "ifstrequal" else 3):
-            out.append(source.text[start:pos])
-            return pos
-        chosen = arguments[-2] if holds else arguments[-1]
-        if chosen and depth < MAX_DEPTH:
-            out.append(glue(out[-1] if out else "", self.expand_quietly(chosen.strip(), depth + 2)))
-        return end
-
-    def decided(self, name: str, arguments: list[str]) -> bool | None:
-        """What the test of `choice` says, None where it cannot be told."""
-        test = arguments[0].strip() if arguments else ""
-        if name in ("iftoggle", "nottoggle"):
-            held = self.toggles.get(test)
-        elif name in ("ifbool", "notbool"):
-            held = self.flags.get("if" + test)
-        elif name in ("ifdef", "ifundef"):
-            held = test[1:] in self.active
-        elif name == "@ifundefined":
-            held = test not in self.active
-        elif name in ("ifblank", "ifstrempty"):
-            held = not test
-        elif name == "ifstrequal":
-            held = len(arguments) > 1 and arguments[0] == arguments[1]
-        else:
-            return self.ifthen(test)
-        return not held if held is not None and name.startswith(("not", "ifundef")) else held
-
-    def ifthen(self, test: str) -> bool | None:
-        """A test of \\ifthenelse: \\equal, \\boolean, \\isundefined, a comparison of numbers, \\NOT before one of them."""
-        if negated := NEGATION.match(test):
-            test = test[negated.end() :]
-            held = None if NEGATION.match(test) else self.ifthen(test)
-            return None if held is None else not held
-        found = IFTHEN.match(test)
-        if found and found[1] == "boolean":
-            return self.flags.get("if" + found[2].strip())
-        if found and found[1] == "isundefined":
-            return found[2].strip()[1:] not in self.active
-        if found:
-            return (
-                self.expand_quietly(found[3], MAX_DEPTH - 2).strip()
-                == self.expand_quietly(found[4], MAX_DEPTH - 2).strip()
-            )
-        compared = COMPARISON.fullmatch(test)
-        if compared:
-            return self.compare(compared)
-        return None
-
-    def test(self, source: Source, name: str, pos: int) -> tuple[bool, int]:
-        """(what the test of conditional `name` at `pos` says, the place after it)."""
-        text = source.text
-        if name in ("iftrue", "ifvmode", "ifhmode", "ifinner"):
-            return name == "iftrue", pos
-        if name in ("ifnum", "ifdim", "ifodd", "ifcase"):
-            found = COMPARISON.match(text, pos, pos + 200)
-            if not found:
-                return False, pos
-            return bool(self.compare(found)), found.end()
-        if name == "ifcsname":
-            named = CSNAME.match(text, pos)
-            return (named[1] in self.active, named.end()) if named else (False, pos)
-        first = TEST_TOKEN.match(text, pos)
-        if first is None:
-            return False, pos
-        if name == "ifdefined":
-            return first[1][1:] in self.active, first.end()
-        if name not in ("ifx", "if", "ifcat"):
-            return False, first.end()
-        second = TEST_TOKEN.match(text, first.end())
-        if second is None:
-            return False, first.end()
-        return self.same(first[1], second[1]), second.end()
-
-    def compare(self, found: re.Match[str]) -> bool | None:
-        """What COMPARISON found, if both sides are numbers."""
-        left, right = self.number(found[1].strip()), self.number(found[3])
-        if left is None or right is None:
-            return None
-        return {"<": left < right, "=": left == right, ">": left > right}[found[2]]
-
-    def same(self, left: str, right: str) -> bool:
-        """Whether \\ifx would find two tokens to mean the same; a name that nobody defined means \\undefined."""
-        names = {left.lstrip("\\"), right.lstrip("\\")}
-        if names & {"undefined", "undefinded", "@undefined", "relax"}:
-            other = next(iter(names - {"undefined", "undefinded", "@undefined", "relax"}), "")
-            return bool(other) and other not in self.active and not other.startswith("pdf")
-        return left == right or (left[1:] in self.active and self.active.get(left[1:]) == self.active.get(right[1:]))
-
-    def number(self, token: str) -> float | None:
-        """The number that a token of \\ifnum stands for, if it can be told."""
-        action = self.active.get(token[1:]) if token.startswith("\\") else None
-        digits = action.body if isinstance(action, Macro) and not action.spec else token
-        try:
-            return float(digits.strip().rstrip("ptcmnixe "))
-        except ValueError:
-            return None
 
 
 def without_paragraphs(result: str, macro: Macro, arguments: list[str]) -> str:
@@ -1091,10 +918,10 @@ def tex_commands() -> dict[str, Macro | Handler]:
         ("DeclareMathOperator", Expander.math_operator),
         ("newif", Expander.newif),
         ("long global outer protected", Expander.prefix),
-        ("newtoggle providetoggle toggletrue togglefalse settoggle", Expander.switch),
-        ("newbool providebool booltrue boolfalse setbool newboolean provideboolean setboolean", Expander.switch),
-        ("iftoggle nottoggle ifbool notbool ifdef ifundef @ifundefined", Expander.choice),
-        ("ifblank ifstrempty ifstrequal ifthenelse", Expander.choice),
+        ("newtoggle providetoggle toggletrue togglefalse settoggle", switch),
+        ("newbool providebool booltrue boolfalse setbool newboolean provideboolean setboolean", switch),
+        ("iftoggle nottoggle ifbool notbool ifdef ifundef @ifundefined", choice),
+        ("ifblank ifstrempty ifstrequal ifthenelse", choice),
         (DEFINITIONS, Expander.acronym),
         ("makeatletter makeatother", Expander.at_letter),
         ("expandafter", Expander.expandafter),
@@ -1109,16 +936,16 @@ def tex_commands() -> dict[str, Macro | Handler]:
         ("url path nolinkurl href burl", Expander.url),
         (
             "IfBooleanTF IfBooleanT IfBooleanF IfNoValueTF IfNoValueT IfNoValueF IfValueTF IfValueT IfValueF",
-            Expander.xparse_test,
+            xparse_test,
         ),
     ):
         actions.update(dict.fromkeys(names.split(), handler))
-    actions.update(dict.fromkeys([*CONDITIONALS, *PACKAGE_FLAGS], Expander.conditional))
+    actions.update(dict.fromkeys([*CONDITIONALS, *PACKAGE_FLAGS], conditional))
     return actions
 
 
 TEX_COMMANDS = tex_commands()
-DECIDERS = (Expander.conditional, Expander.choice)
+DECIDERS = (conditional, choice)
 DEFINERS = (
     Expander.newcommand,
     Expander.document_command,
@@ -1129,7 +956,7 @@ DEFINERS = (
     Expander.excludecomment,
     Expander.math_operator,
     Expander.newif,
-    Expander.switch,
+    switch,
 )
 TELLING = {  # what --explain calls them
     name: "conditional" if action in DECIDERS else "definition"

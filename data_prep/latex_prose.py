@@ -793,8 +793,9 @@ def tidy(text: str) -> str:
 def fold(text: str) -> str:
     """`tidy` of text that holds no raw text."""
     text = "\n".join(map(str.strip, text.replace("\t", " ").split("\n")))
-    if "  " in text:  # runs are few: cutting at them is quicker than a search for each
-        text = " ".join(filter(None, [part.strip(" ") for part in text.split("  ")]))
+    parts = text.split("  ")  # runs are few: cutting at them is quicker than a search for each
+    if len(parts) > 1:
+        text = " ".join(filter(None, [part.strip(" ") for part in parts]))
     return BLANK_LINES.sub("\n\n", text)
 
 
