@@ -10,10 +10,9 @@ import functools
 import posixpath
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from data_prep.archives import Archive, any_of, decode, member_name, stem_of, suffix_of
-from data_prep.latex_source import GROUP, NEAR_CHARS
+from data_prep.archives import MAX_NAME_CHARS, Archive, any_of, decode, member_name, stem_of, suffix_of
 
 # Limits: time and memory stay bounded whatever a source says. TeX itself nests 15 files (texmf.cnf, max_in_open).
 MAX_SOURCE_CHARS = 16_000_000  # of the flattened text; the largest of the 237 real ones has 2.9 million
@@ -21,6 +20,7 @@ MAX_INCLUSIONS = 10_000  # followed or tried; a textbook of 740 files needs 4,40
 MAX_DEPTH = 30  # files and macros within each other
 MAX_MACROS = 100  # author's macros around an inclusion; 20 of 237 real sources have one or two
 MAX_DEFINITION_CHARS = 10_000  # of such a macro's definition
+MAX_ARGUMENT_CHARS = 2_000  # of an argument that is read up to its first brace, whatever stands in it
 MAX_CALL_CHARS = 100_000  # of a call of one with its arguments put in
 MAX_BRANCH_DEPTH = 5  # conditions within each other in one
 MAX_LOOKBACK_CHARS = 600  # how far before an inclusion the definition may begin that it stands in
@@ -32,7 +32,8 @@ READS = ("input", "@input", "@@input", "include", "subfile", "subfileinclude")  
 IMPORTS = ("import", "subimport", "includefrom", "inputfrom", "subincludefrom", "subinputfrom")  # {folder}{file}
 PACKAGES = ("usepackage", "RequirePackage", "RequirePackageWithOptions")  # [options]{names}
 CLASSES = ("documentclass", "documentstyle", "LoadClass", "LoadClassWithOptions")
-LOADING = (*PACKAGES, *CLASSES)
+LOADING = frozenset((*PACKAGES, *CLASSES))
+STYLE_SUFFIXES = (".sty", ".cls")
 TESTS = ("IfFileExists", "InputIfFileExists")  # {file}{then}{else}
 PARAGRAPHS = ("include", "subfileinclude", "includefrom", "subincludefrom")  # these begin and end a page
 VERBATIM = "verbatim|Verbatim|BVerbatim|LVerbatim|lstlisting|minted|alltt|comment|filecontents|asy|pycode|spverbatim|tcblisting"
@@ -84,13 +85,14 @@ MAX_OWN_CLASS_BYTES = 20_000  # a longer class is layout
 MAX_OWN_STYLE_BYTES = 3_000  # a longer file with a published name is the published one
 STYLE_VERSION = re.compile(r"[-_]?v?\d[\w.]*$")
 
-COMMAND = (  # %s: the author's macros; the set of first letters is there for speed
-    r"\\(?=[@bdeiIlLRsu%s])(?:(?P<command>in(?:put(?:from)?|clude(?:from|only)?)|@{1,2}input|import|endinput"
-    r"|sub(?:file(?:include)?|import|includefrom|inputfrom)|(?:Input)?IfFileExists|document(?:class|style)"
-    r"|usepackage|RequirePackage(?:WithOptions)?|LoadClass(?:WithOptions)?%s)(?![A-Za-z@])"
-    r"|begin\s*\{(?P<environment>document|(?:" + VERBATIM + r")\*?)\})"
+WORD_END = r"(?![A-Za-z@])"
+COMMAND = (  # %s: the author's macros. Alternatives that begin with different letters cost a search least.
+    rf"\\(?:i(?:n(?:put(?:from)?|clude(?:from|only)?)|mport){WORD_END}|@@?input{WORD_END}|endinput{WORD_END}"
+    rf"|sub(?:file(?:include)?|import|includefrom|inputfrom){WORD_END}|I(?:nputI)?fFileExists{WORD_END}"
+    rf"|document(?:class|style){WORD_END}|usepackage{WORD_END}|RequirePackage(?:WithOptions)?{WORD_END}"
+    rf"|LoadClass(?:WithOptions)?{WORD_END}%s|begin\s*\{{(?P<environment>document|(?:{VERBATIM})\*?)\}})"
 )
-NAME = re.compile(r"\s*\{([^{}]{0,2000})\}")
+NAME = re.compile(rf"\s*\{{([^{{}}]{{0,{MAX_ARGUMENT_CHARS}}})\}}")
 BARE_NAME = re.compile(r"[ \t]*(?:\n[ \t]*)?(?:\"([^\"\n]{1,500})\"|([^\s{}\\%\"#$&~^\[\]]{1,500}))")
 LOADED = re.compile(r"\s*(?:\[([^\]]{0,2000})\]\s*)?\{([^{}]{0,2000})\}(?:[ \t]*\[[^\]]{0,200}\])?")
 COMMENT = re.compile(r"%[^\n]*\n?[ \t]*")
@@ -103,27 +105,34 @@ CONTROL_WORD_END = re.compile(r"\\[A-Za-z@]+\Z")
 INK = re.compile(r"\S")
 BLANK_REST = re.compile(r"[ \t]*(?:\n|\Z)")
 DEFINE = re.compile(
-    r"\\((?:re|provide)?newcommand|DeclareRobustCommand|(?:New|Renew|Provide|Declare)DocumentCommand|[gex]?def|(?:re)?define)(?![A-Za-z@])\*?"
+    r"\\(newcommand|renewcommand|providenewcommand|Declare(?:Robust|Document)Command|(?:New|Renew|Provide)DocumentCommand"
+    r"|def|[gex]def|define|redefine)(?![A-Za-z@])\*?"
 )
 DEFINED = re.compile(r"\s{0,99}\{?\s{0,99}\\([A-Za-z@]+)\s*\}?\s*")
 BEING_DEFINED = re.compile(  # the command at the end of this is the one defined, not used
     r"\\(?:(?:re|provide)?newcommand\*?|DeclareRobustCommand\*?|\w+DocumentCommand|[gex]?def|let|string|noexpand|show|meaning)\s*\{?\s*\Z"
 )
 LET = re.compile(r"\\let\s*\\([A-Za-z@]+)\s*=?\s*\Z")
+ENDS_OF_DEFINING = ("@", "*", "=")  # what these two end in, if not in a letter
 PICTURE = re.compile(r"(?i)\.(?:tikz|pgf|pdf_tex|pdf_t|pstex_t|eps_tex|pspdftex|latex_t)$")  # drawings written as TeX
 NUM_ARGUMENTS = re.compile(r"\[(\d)\]\s*(?:\[([^\]]{0,500})\]\s*)?")
 XPARSE = re.compile(r"([msoO])\s*(?:\{([^{}]*)\})?")
 NO_VALUE = "-NoValue-"  # what xparse gives for an optional argument that is not there
 TRUE, FALSE = "\\BooleanTrue", "\\BooleanFalse"
+CONDITION_VALUES = (NO_VALUE, TRUE, FALSE)
 BRANCH = re.compile(r"\\If(NoValue|Value|Boolean)(TF|T|F)(?![A-Za-z@])")
+UNDELIMITED = re.compile(r"(?:#\d|\s)*")  # the parameters of a \def, one behind the other
+WORDS = re.compile(r"\w[\w ./-]*")  # an argument that opens, closes and hides nothing
+GLUED_PARAMETER = re.compile(r"[\\-][A-Za-z@]*#")  # one whose argument may end a command or a NO_VALUE
 PARAMETER = re.compile(r"#([1-9])")
-BRACE = re.compile(r"\\.|[{}]|%[^\n]*", re.S)
+BRACE = re.compile(r"[{}]|\\[{}%\\]|%[^\n]*")  # with what hides one
+HIDDEN_BRACE = re.compile(r"\\[{}]|%[^\n{}%]*[{}]")  # escaped or in a comment; some that matches is none
 SIMPLE_DEFINITION = re.compile(
-    r"\\(?:[gex]?def|(?:re|provide)?newcommand\*?)\s{0,9}\{?\s{0,9}\\([A-Za-z@]+)\s{0,9}\}?\s{0,9}\{([^{}]{0,500})\}"
+    r"\\(?:def|[gex]def|(?:newcommand|renewcommand|providenewcommand)\*?)\s{0,9}\{?\s{0,9}\\([A-Za-z@]+)\s{0,9}\}?\s{0,9}\{([^{}]{0,500})\}"
 )
 SIMPLE_MACRO = re.compile(r"\\([A-Za-z@]+)\s*")
 CONDITION = re.compile(r"(?<!\\newif)\\(if(?!f\b|thenelse)[A-Za-z@]*|fi)(?![A-Za-z@])")
-BEGIN_DOCUMENT, END_DOCUMENT = re.compile(r"\\begin\s*\{document\}"), re.compile(r"\\end\s*\{document\}")
+DOCUMENT = "{document}"  # behind \begin or \end
 
 
 class TooLarge(Exception):
@@ -132,10 +141,14 @@ class TooLarge(Exception):
 
 @dataclass(frozen=True)
 class Macro:
-    """An author's macro around an inclusion. `arguments` says how each is read: 'm' {one}, 'o' [one, or this default], 's' a star."""
+    """An author's macro around an inclusion. `arguments` says how each is read: 'm' {one}, 'o' [one, or this default], 's' a star.
+
+    `chosen` keeps what `fill` makes of the body, by which of the arguments decide a condition.
+    """
 
     arguments: tuple[tuple[str, str], ...]
     body: str
+    chosen: dict[tuple[str, ...], list[str]] = field(default_factory=dict)
 
 
 def closing_brace(text: str, pos: int, end: int) -> int:
@@ -143,14 +156,20 @@ def closing_brace(text: str, pos: int, end: int) -> int:
 
     Escaped ones and those in comments don't count.
     """
-    near = GROUP.match(text, pos, min(pos + NEAR_CHARS, end))
-    if near is not None and "%" not in near[0]:
-        return near.end() - 1
+    depth, at = 0, pos
+    while (close := text.find("}", at, end)) >= 0:
+        depth += text.count("{", at, close) - 1
+        at = close + 1
+        if depth == 0:
+            break
+    if HIDDEN_BRACE.search(text, pos, end if close < 0 else at) is None:
+        return close
     depth = 0
     for match in BRACE.finditer(text, pos, end):
-        if match[0] == "{":
+        brace = match[0]
+        if brace == "{":
             depth += 1
-        elif match[0] == "}":
+        elif brace == "}":
             depth -= 1
             if depth == 0:
                 return match.start()
@@ -169,7 +188,7 @@ def definition_head(text: str, define: re.Match[str]) -> tuple[str, tuple[tuple[
     arguments: list[tuple[str, str]] = []
     if define[1].endswith(("def", "define")):
         start = text.find("{", named.end(), named.end() + 200)
-        if start < 0 or re.sub(r"#\d|\s", "", text[named.end() : start]):
+        if start < 0 or (start > named.end() and UNDELIMITED.fullmatch(text, named.end(), start) is None):
             return None  # delimited arguments: nobody has been seen to include that way
         arguments = [("m", "")] * text.count("#", named.end(), start)
     elif define[1].endswith("DocumentCommand"):
@@ -214,8 +233,35 @@ def call_macro(macro: Macro, text: str, pos: int) -> tuple[str, int] | None:
             return None
     if macro.body.count("#") * max(map(len, values), default=0) > MAX_CALL_CHARS:
         return None
-    called = PARAMETER.sub(lambda match: values[int(match[1]) - 1] if int(match[1]) <= len(values) else "", macro.body)
-    return choose_branches(called) if "\\If" in called else called, pos
+    return fill(macro, values), pos
+
+
+def fill(macro: Macro, values: list[str]) -> str:
+    r"""A macro's body with the arguments put in and xparse's conditions on them decided.
+
+    Mere words as arguments decide no condition, so that what is left of the body is the same for all calls with the same
+    stars and missing arguments; it is kept. A book calls one macro 700 times.
+    """
+    parts = PARAMETER.split(macro.body)
+    deciding = tuple(value if value in CONDITION_VALUES else "" for value in values)
+    words = [value for value in values if value not in CONDITION_VALUES]
+    num_chars = len(macro.body) + len(parts) * max(map(len, values), default=0)
+    if num_chars > MAX_ARGUMENT_CHARS or GLUED_PARAMETER.search(macro.body) or not all(map(WORDS.fullmatch, words)):
+        called = put_in(parts, values)
+        return choose_branches(called) if "\\If" in called else called
+    if deciding not in macro.chosen:
+        kept = [value or f"#{number}" for number, value in enumerate(deciding, 1)]
+        macro.chosen[deciding] = PARAMETER.split(choose_branches(put_in(parts, kept)))
+    return put_in(macro.chosen[deciding], values)
+
+
+def put_in(parts: list[str], values: list[str]) -> str:
+    """A text split at its parameters, ['ch/', '1', '.tex'], with their values in it; '' where there is none."""
+    parts = parts.copy()
+    for place in range(1, len(parts), 2):
+        number = int(parts[place])
+        parts[place] = values[number - 1] if number <= len(values) else ""
+    return "".join(parts)
 
 
 def choose_branches(text: str, depth: int = 0) -> str:
@@ -268,7 +314,7 @@ def dead_until(text: str, safe: int, pos: int) -> int:
             return line_end(text, pos)
         if (verb := OPEN_VERB.search(line)) is not None:
             return text.find(verb[1], pos, line_end(text, pos)) + 1
-    return pos + 1 if (len(line) - len(line.rstrip("\\"))) % 2 else 0
+    return pos + 1 if line.endswith("\\") and (len(line) - len(line.rstrip("\\"))) % 2 else 0
 
 
 @dataclass
@@ -292,10 +338,10 @@ class Flattener:
     def __init__(self, archive: Archive, main_name: str) -> None:
         self.archive, self.main = archive, main_name
         self.home = posixpath.dirname(main_name)  # where TeX is run
-        self.by_lower = {name.lower(): name for name in reversed(archive.names)}
-        self.by_base: dict[str, str] = {}
-        for name in archive.names:  # the last resort, where it is unique
-            base = posixpath.basename(name).lower()
+        self.by_lower: dict[str, str] = {}  # made where it is needed
+        self.by_base: dict[str, str] = {}  # '' where several files in different folders have one name
+        for name in archive.names:
+            base = name[name.rfind("/") + 1 :].lower()
             self.by_base[base] = "" if base in self.by_base else name
         self.texts: dict[str, str] = {}
         self.used: dict[str, None] = {}  # ordered set of file names
@@ -312,7 +358,7 @@ class Flattener:
         self.only: set[str] | None = None  # \includeonly
         self.begun = False
         self.in_style = 0
-        self.has_styles = any(suffix_of(name) in (".sty", ".cls") for name in archive.files)
+        self.has_styles = any(is_own_style(name, data) for name, data in archive.files.items())
         self.num_chars = self.num_inclusions = self.num_looked_chars = 0
         self.warnings: list[str] = []
         if archive.cut is not None:
@@ -366,7 +412,8 @@ class Flattener:
         heads: dict[int, tuple[str, tuple[tuple[str, str], ...], int, int] | None] = {}
         while (match := self.pattern.search(text, pos)) is not None:
             start, pos = match.start(), match.end()
-            if match["command"] in LOADING and not self.has_styles:
+            command = match[0][1:]
+            if command in LOADING and not self.has_styles:
                 continue
             if dead := dead_until(text, safe, start):
                 pos = safe = max(pos, dead)
@@ -375,7 +422,7 @@ class Flattener:
             if match["environment"] is not None:
                 pos = safe = self.pass_environment(match, text, unclosed)
                 continue
-            hit = Hit(match["command"], text, start, pos, base, depth, heads)
+            hit = Hit(command, text, start, pos, base, depth, heads)
             if defined := self.definition_around(hit):
                 pos = safe = defined
             elif hit.command == "endinput":
@@ -447,26 +494,28 @@ class Flattener:
     def replace(self, hit: Hit) -> tuple[str, int] | None:
         """What stands in place of an inclusion, and the position behind it; None where the command stays as it is."""
         before = hit.text[max(0, hit.start - 80) : hit.start]
-        if (let := LET.search(before)) is not None and hit.command not in self.macros:
-            self.aliases[let[1]] = self.aliases.get(hit.command, hit.command)
-            self.pattern = command_pattern((*self.macros, *self.aliases))
-            return None
-        if BEING_DEFINED.search(before):
-            return None
+        last = before.rstrip().removesuffix("{").rstrip()[-1:]
+        if last.isalpha() or last in ENDS_OF_DEFINING:  # hardly ever
+            if (let := LET.search(before)) is not None and hit.command not in self.macros:
+                self.aliases[let[1]] = self.aliases.get(hit.command, hit.command)
+                self.pattern = command_pattern((*self.macros, *self.aliases))
+                return None
+            if BEING_DEFINED.search(before):
+                return None
         if hit.depth > MAX_DEPTH:
             self.warn(f"inclusions nested more than {MAX_DEPTH} deep")
             return "", hit.pos
         if hit.command in self.macros:
             return self.call(hit)
         hit.command = self.aliases.get(hit.command, hit.command)
-        for commands, method in (
-            (READS, self.read),
-            (IMPORTS, self.read_import),
-            (TESTS, self.test),
-            (LOADING, self.load),
-        ):
-            if hit.command in commands:
-                return method(hit)
+        if hit.command in READS:
+            return self.read(hit)
+        if hit.command in LOADING:
+            return self.load(hit)
+        if hit.command in IMPORTS:
+            return self.read_import(hit)
+        if hit.command in TESTS:
+            return self.test(hit)
         if hit.command == "includeonly" and (match := NAME.match(hit.text, hit.pos)) is not None:
             self.only = {stem_of(name) for name in match[1].split(",")}
             return "", match.end()
@@ -542,7 +591,8 @@ class Flattener:
             return None
         is_209 = hit.command == "documentstyle"  # whose options are styles, too
         named = f"{match[1] or ''},{match[2]}" if is_209 else match[2]
-        names = [name for name in (self.plain_name(part) for part in COMMENT.sub("", named).split(",")) if name]
+        named = COMMENT.sub("", named) if "%" in named else named
+        names = [name for name in map(self.plain_name, named.split(",")) if name]
         suffixes = (".sty",) if hit.command in PACKAGES else (".sty", ".cls") if is_209 else (".cls",)
         own = {name: found for name in names if (found := self.find_own_style(name, hit.base, suffixes)) is not None}
         if not own:
@@ -586,12 +636,12 @@ class Flattener:
         if name in self.open:
             self.warn(f"{name} includes itself")
             return ""
-        if suffix_of(name) in (".sty", ".cls"):
+        if suffix_of(name) in STYLE_SUFFIXES:
             return self.style(name, depth)
         text = self.text_of(name)
-        if self.begun and (begin := live_search(BEGIN_DOCUMENT, text, 0)) is not None:
-            end = live_search(END_DOCUMENT, text, begin.end())
-            text = definitions_in(text[: begin.start()]) + text[begin.end() : None if end is None else end.start()]
+        if self.begun and (begin := live_document("\\begin", text, 0)) is not None:
+            end = live_document("\\end", text, begin[1])
+            text = definitions_in(text[: begin[0]]) + text[begin[1] : len(text) if end is None else end[0]]
         self.open.append(name)
         outer, self.in_call = self.in_call, None
         text = self.expand(text, base, depth + 1)
@@ -615,23 +665,35 @@ class Flattener:
         """
         if not name:
             return None
+        last = name[name.rfind("/") + 1 :]
+        lasts = [(last + suffix).lower() for suffix in suffixes]
+        is_file = last not in ("", ".", "..") and "\\" not in last and len(name) < MAX_NAME_CHARS - 10
+        if is_file:  # in whatever folder, and in whatever case: only a file that is called so can be the one
+            called_so = [found for last in lasts if (found := self.by_base.get(last)) is not None]
+            if not called_so:
+                return None
+            if len(called_so) == 1 and called_so[0]:
+                return called_so[0]
         folders = dict.fromkeys((self.home if base is None else base, self.home, posixpath.dirname(self.open[-1]), ""))
         paths = []
         for folder in folders:
+            stem = member_name(folder, name)
             for suffix in suffixes:
-                path = member_name(folder, name + suffix)
+                path = stem + suffix if is_file else member_name(folder, name + suffix)
                 if path in self.archive.kinds:
                     return path
-                paths.append(path.lower())
+                paths.append(path)
+        if not self.by_lower:
+            self.by_lower = {name.lower(): name for name in reversed(self.archive.names)}
         for path in paths:
-            if path in self.by_lower:
-                return self.by_lower[path]
-        last = posixpath.basename(name).lower()
-        return next((found for suffix in suffixes if (found := self.by_base.get(last + suffix))), None)
+            if (found := self.by_lower.get(path.lower())) is not None:
+                return found
+        return next((found for last in lasts if (found := self.by_base.get(last))), None)
 
     def plain_name(self, name: str) -> str:
         """A file's name with comments, quotes and macros in it resolved: '\\jobname-body' -> 'paper-body'."""
-        name = COMMENT.sub("", name)
+        if "%" in name:
+            name = COMMENT.sub("", name)
         if "\\" in name:
             name = SIMPLE_MACRO.sub(lambda match: self.simple_macro(match[1]), name)
         return " ".join(name.replace("{", "").replace("}", "").replace('"', "").split())
@@ -651,7 +713,14 @@ class Flattener:
 @functools.lru_cache(maxsize=64)
 def command_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
     """The commands that `expand` stops at, the author's macros and aliases among them."""
-    return re.compile(COMMAND % ("".join(sorted({name[0] for name in names})), "".join("|" + name for name in names)))
+    return re.compile(COMMAND % "".join(f"|{name}{WORD_END}" for name in names))
+
+
+def is_own_style(name: str, data: bytes) -> bool:
+    """Whether a file of the archive is a package or class that would come in where it is loaded."""
+    if not name.endswith(STYLE_SUFFIXES) and not name.lower().endswith(STYLE_SUFFIXES):
+        return False
+    return not is_published(name[name.rfind("/") + 1 : -4], data, (suffix_of(name),))
 
 
 def is_published(name: str, data: bytes, suffixes: Sequence[str]) -> bool:
@@ -675,13 +744,12 @@ def past_blanks(text: str, pos: int) -> int:
 
 def braced(text: str, pos: int) -> tuple[str, int] | None:
     """The argument in braces at `pos` and the position behind it."""
-    match = NAME.match(text, pos)
-    if match is not None:
-        return match[1], match.end()
-    start = past_blanks(text, pos)
+    start = pos if text.startswith("{", pos) else past_blanks(text, pos)
     if not text.startswith("{", start):
         return None
-    end = closing_brace(text, start, start + MAX_DEFINITION_CHARS)
+    end = text.find("}", start, start + MAX_ARGUMENT_CHARS + 2)
+    if end < 0 or text.find("{", start + 1, end) >= 0:  # not a mere name
+        end = closing_brace(text, start, start + MAX_DEFINITION_CHARS)
     return None if end < 0 else (text[start + 1 : end], end + 1)
 
 
@@ -690,20 +758,30 @@ def joined(content: str, hit: Hit, end: int) -> tuple[str, int]:
 
     TeX ends the file's last line, then goes on in the line of the command: no blank line where the author left none.
     """
-    content = content.removesuffix("\n")
+    newline = "" if content.endswith("\n") else "\n"
     if hit.command in PARAGRAPHS:
-        return f"\n\n{content}\n\n", end
-    return (content if BLANK_REST.match(hit.text, end) else content + "\n"), end
+        return f"\n\n{content}{newline}\n", end
+    return (content.removesuffix("\n") if BLANK_REST.match(hit.text, end) else content + newline), end
 
 
-def live_search(pattern: re.Pattern[str], text: str, pos: int) -> re.Match[str] | None:
-    r"""The first match from `pos` on that does not stand in a comment or \verb."""
+def find_document(tag: str, text: str, pos: int) -> tuple[int, int] | None:
+    r"""Where the first \begin{document} or \end{document} (`tag` says which) from `pos` on begins and ends."""
+    while (brace := text.find(DOCUMENT, pos)) >= 0:
+        head = text[pos:brace].rstrip()
+        if head.endswith(tag):
+            return pos + len(head) - len(tag), brace + len(DOCUMENT)
+        pos = brace + len(DOCUMENT)
+    return None
+
+
+def live_document(tag: str, text: str, pos: int) -> tuple[int, int] | None:
+    r"""What `find_document` finds, but for what stands in a comment or \verb."""
     safe = pos
-    while (match := pattern.search(text, pos)) is not None:
-        dead = dead_until(text, safe, match.start())
+    while (found := find_document(tag, text, pos)) is not None:
+        dead = dead_until(text, safe, found[0])
         if not dead:
-            return match
-        pos = safe = max(match.end(), dead)
+            return found
+        pos = safe = max(found[1], dead)
     return None
 
 

@@ -162,6 +162,16 @@ def test_either_inflating_library_gives_the_same(inflating: str, monkeypatch: py
     )
 
 
+@pytest.mark.parametrize("form", [form for form in CONTAINERS if "gzip" in form])
+def test_gzip_data_in_small_pieces_gives_the_same(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, main_name = CONTAINERS[form]
+    monkeypatch.setattr(archives, "PIECE_BYTES", 7)
+    monkeypatch.setattr(archives, "CHUNK_BYTES", 11)
+    result = extract_source(data, "1234.56789.tar.gz")
+    assert isinstance(result, Extracted), result
+    assert (result.source, result.main, result.warnings) == (PAPER, main_name, ())
+
+
 REASONED: dict[str, tuple[bytes, str]] = {
     "no bytes": (b"", "empty-archive"),
     "a tar without members": (tar_of({}), "empty-archive"),
