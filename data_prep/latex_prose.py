@@ -29,6 +29,7 @@ from data_prep.latex_tables import (
     CITES,
     CONTROL_SYMBOLS,
     DROPPED,
+    ENDS_PARAGRAPH,
     HEADINGS,
     LISTS,
     MATH_ENVIRONMENTS,
@@ -73,7 +74,7 @@ PLAIN = r"[^\\{}$~&`'-]*"
 TOKEN = re.compile(r"\\([A-Za-z@]+|[\s\S])|[{}$~&]|``?|''|---?")
 STEP = re.compile(  # what is copied as it stands, and the first thing behind it that is not
     rf"{PLAIN}(?:(?:{FORMULA}|{DISPLAY}|{KEPT}|'(?!')|-(?!-)){PLAIN}){{0,200}}"
-    r"(?:(\\(?:(?:begin|end)\{[A-Za-z]+\*?\}|[A-Za-z@]+|[\s\S])|[{}$~&]|``?|''|---?|'|-)|\Z)"
+    r"(?:(\\(?:(?:begin|end)\{[A-Za-z]+\*?\}|[A-Za-z@]+|[\s\S])|\}\n?|[{$~&]|``?|''|---?|'|-)|\Z)"
 )
 NAME = re.compile(r"\s*\{\s*([^{}\\$%&#~]*?)\s*\}")
 BLANK_LINES = re.compile("\n\n\n+")
@@ -184,7 +185,22 @@ class Cleaner:
             return found.end()
         if self.text[pos : pos + 1] == "[" and (found := UNKNOWN_OPTION_IS_LAYOUT.match(self.text, pos, pos + 300)):
             return found.end()
-        return pos
+        return self.past_line_end(pos)
+
+    def brace_at_line_end(self, name: str, start: int, pos: int) -> int:
+        """A brace that goes at the end of a line."""
+        return self.past_line_end(start + 1)
+
+    def past_line_end(self, pos: int) -> int:
+        """The place behind the line end at `pos` if only removed things stood on its line: for TeX no blank line is there."""
+        text = self.text
+        if text[pos : pos + 1] not in WHITE:
+            return pos
+        end = skip_spaces(text, pos)
+        if text[end : end + 1] != "\n" or not ends_in_blank_line(self.out):
+            return pos
+        next_line = skip_spaces(text, end + 1)
+        return pos if text[next_line : next_line + 1] == "\n" else end + 1
 
     def next_char(self, pos: int) -> str:
         """The next character that is no white space, '' at the end."""
@@ -258,7 +274,9 @@ class Cleaner:
         """Name and arguments go."""
         pos = self.skip(DROPPED[name], pos)
         self.note("command", start, pos, name)
-        return self.after_word(pos) if not DROPPED[name] else pos
+        if not DROPPED[name]:
+            pos = self.after_word(pos)
+        return pos if name in ENDS_PARAGRAPH else self.past_line_end(pos)
 
     def unwrapped(self, name: str, start: int, pos: int) -> int:
         """The first arguments go, the text that follows stays."""
@@ -281,7 +299,8 @@ class Cleaner:
             self.note("command", start, pos, name)
         if self.text[pos : pos + 1] in (",", ".", ";", ":", ")"):
             self.trim()
-        return pos
+            return pos
+        return self.past_line_end(pos)
 
     def section(self, name: str, start: int, pos: int) -> int:
         """\\section[short]{heading} -> \\section{heading}."""
@@ -773,6 +792,8 @@ class Cleaner:
             elif name == "raisebox":
                 out.append("\\raisebox")
             rest = inner[pos : pos + 1]
+            if rest in WHITE and inner.startswith("\n", skip_spaces(inner, pos)) and ends_in_blank_line(out):
+                pos = skip_blanks(inner, pos)  # what went had its line to itself
             if rest.isalpha() and out and re.search(r"\\[A-Za-z@]+$", out[-1][-40:]):
                 out.append(" ")
         out.append(inner[pos:])
@@ -784,6 +805,7 @@ UNREADABLE_IN_URL = re.compile(r"[\\${}\s]")
 SPECIAL = re.compile(r"[\\${}%&#~^]")
 RAW_MARK = "\x00"
 WORDS = {**{name: text for name, text in SYMBOLS.items() if name.isalpha()}, **ALGORITHM_WORDS}
+WHITE = frozenset(" \t\n")
 PUNCTUATION = {
     "{": "",
     "}": "",
@@ -797,6 +819,14 @@ PUNCTUATION = {
     "--": "–",
     "---": "—",
 }
+
+
+def ends_in_blank_line(pieces: list[str]) -> bool:
+    """Whether the line that the pieces end in is blank so far."""
+    for piece in pieces[:-5:-1]:
+        if bare := piece.rstrip(" \t"):
+            return bare[-1] == "\n"
+    return False
 
 
 def tidy(text: str) -> str:
@@ -846,7 +876,12 @@ def build_tokens() -> dict[str, str | Handler]:
     for name in (*unwrapped, *RAW_ENVIRONMENTS, *LISTS, *ALGORITHMS):
         actions["begin{" + name + "}"] = Cleaner.tag
     actions.update(dict.fromkeys(["end{" + name + "}" for name in unwrapped], ""))
-    return {**{"\\" + name: action for name, action in actions.items()}, **PUNCTUATION, "$": Cleaner.dollar}
+    return {
+        **{"\\" + name: action for name, action in actions.items()},
+        **PUNCTUATION,
+        "$": Cleaner.dollar,
+        "}\n": Cleaner.brace_at_line_end,
+    }
 
 
 TOKENS = build_tokens()

@@ -191,6 +191,14 @@ DROPPED: dict[str, str] = {
     for name in names.split()
 }
 
+# Those of them behind which a paragraph ends: where one had a line to itself, a blank line stays.
+ENDS_PARAGRAPH = words(
+    """maketitle newpage clearpage cleardoublepage tableofcontents listoffigures listoftables bigskip medskip smallskip vskip vfill vfil
+    vglue eject supereject endgraf bigbreak medbreak smallbreak bye hrule appendixpage frontmatter mainmatter backmatter topmatter
+    endtopmatter endproclaim endremark enddemo enddefinition endexample endheading endsubheading endsubsubheading endtitle endauthor endaffil
+    endaddress endkeywords endsubjclass endabstract enddate endthanks endemail endhead endsubhead endspecialhead endRefs title author
+    date thanks address affiliation email keywords pacs PACS subjclass bibliography caption includegraphics obeylines"""
+)
 # The first arguments of these go, what follows them is text.
 UNWRAPPED: dict[str, str] = {
     "textcolor": "om", "colorbox": "om", "fcolorbox": "omm", "parbox": "ooom", "raisebox": "moo", "makebox": "poo", "framebox": "poo",
