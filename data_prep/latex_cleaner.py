@@ -35,6 +35,9 @@ MIN_LETTERS = 20  # a text with fewer holds nothing
 LETTERS = re.compile(rf"(?:[\W\d_]*[^\W\d_]){{{MIN_LETTERS}}}")
 EXCERPT_OF_TEXT_CHARS = 2_000  # are looked at for letters
 HEADINGS = ("\\part", "\\chapter", "\\section")
+REGISTERS = re.compile(
+    r"\\new(?:count|dimen|skip|muskip|toks|length)\s*\{?\s*\\([A-Za-z@]+)"
+)  # that the author declares
 OPENED = re.compile(r"\*?\{")
 PART_NAMES = {
     "introduction": re.compile(r"(?i)\bintroduction\b"),
@@ -87,6 +90,7 @@ def clean_latex(
         expander.places = []
     body = expander.expand(text[start:]) + expander.tail
     cleaner = Cleaner(body, keep_captions=keep_captions, explain=None if explain is None else [])
+    cleaner.registers = frozenset(REGISTERS.findall(text))
     for key, acronym in list(expander.acronyms.items()):
         short, long = (one_line(expander, form) for form in (acronym.short, acronym.long))
         cleaner.acronyms[key] = acronym._replace(short=short, long=long)

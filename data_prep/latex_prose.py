@@ -16,6 +16,8 @@ from data_prep.latex_source import (
     Source,
     balanced,
     paired_dollars,
+    read_argument,
+    read_option,
     skip_blanks,
     skip_group,
     skip_option,
@@ -23,34 +25,54 @@ from data_prep.latex_source import (
     verb_end,
 )
 from data_prep.latex_tables import (
+    ACCENT_NUMBERS,
     ACCENTS,
     ALGORITHM_WORDS,
     ALGORITHMS,
     CITES,
+    CLOSED_BY_END,
     CONTROL_SYMBOLS,
+    DING_ROWS,
+    DINGS,
+    DOTTED,
     DROPPED,
     ENDS_PARAGRAPH,
     HEADINGS,
     LISTS,
+    LOWERED,
     MATH_ENVIRONMENTS,
+    MULTIPLE_CITES,
     NEED_OBJECT,
+    PATTERNS,
+    QUIET_WRAPPERS,
+    RAISED,
     RAW_ENVIRONMENTS,
     REFERENCES,
     REFS,
     REMOVED_ENVIRONMENTS,
     REMOVED_IN_MATH,
+    RESTATED,
     SECTIONS,
     SYMBOLS,
     TEXTUAL_CITES,
     TWO_ARGUMENT_REFS,
+    UNIT_POWERS,
+    UNIT_PREFIXES,
     UNITS,
     UNWRAPPED,
+    WITHOUT_ARGUMENTS,
     WRAPPERS,
 )
 
 MAX_NESTING = 30  # of footnotes in headings in footnotes …; deeper ones are unwrapped
 ACRONYM_CHARS = 20_000  # that acronyms may write, beside as many as the text has
 EXCERPT_CHARS = 60
+FRONT_CHARS = 2_000  # of what AMS-TeX closes by \\end…
+ABSTRACT_PARTS = 6  # context, aims, methods, results, conclusions, and what stands before them in other classes
+MAX_TWO_COLUMNS = 3  # a paper begins them once
+TWO_COLUMN_CHARS = 50_000  # that may stand above both columns: authors, abstract
+BIBITEM_CHARS = 2_000
+ARGUMENT_CHARS = 200  # of an environment that nobody knows
 
 
 # Inside these a formula needs a look; all others are copied as they are.
@@ -68,7 +90,7 @@ DISPLAY_COMMAND = rf"\\(?!{LOOK_IN_MATH}|begin)[^][\n]"  # at another \[ the fir
 DISPLAY = rf"\\\[(?!\s*\\\]){DISPLAY_CHARS}(?:(?:{DISPLAY_COMMAND}|{MATH_GROUP}){DISPLAY_CHARS}){{0,100}}\\\]"
 KEPT = (  # structure that stays as it is written; other names of environments are looked up
     r"\\item (?=\S)|\\(?:begin|end)\{(?:proof|thm|theorem|lem|lemma|prop|proposition|cor|corollary|defn?|definition|rem|remark"
-    r"|ex|example)\}"
+    r"|ex|example)\}(?!\[)"
 )
 PLAIN = r"[^\\{}$~&`'-]*"
 TOKEN = re.compile(r"\\([A-Za-z@]+|[\s\S])|[{}$~&]|``?|''|---?")
@@ -85,13 +107,24 @@ IN_MATH = re.compile(
 )
 UNIT = r"(?:pt|cm|mm|in|em|ex|pc|bp|sp|dd|cc|mu|fil+)(?![A-Za-z])"
 NUMBER = r"[-+]?\s*(?:\d*[.,]?\d+|\d+[.,]?)"
-REGISTER = r"[-+]?\s*[\d.]*\\[a-z]*(?:width|height|size|skip|sep|margin|indent|unit|depth)(?![A-Za-z])"
+REGISTER = r"[-+]?\s*[\d.]*\\(?:[a-z]*(?:width|height|size|skip|sep|margin|indent|unit|depth|amount)(?![A-Za-z])(?!\s*=?\s*[-+.\d])|[zp]@|jot)"
 AMOUNT = rf"(?:\\magstep(?:half|\s*\d)|{REGISTER}|{NUMBER}(?:\s*(?:true\s*)?{UNIT})?)"
 LENGTH = re.compile(  # '2pt plus 1pt', '=\\hsize', ' to 3cm', 'height 0pt depth 1pt', a bare number, or nothing
     rf"(?:\s*=?\s*{AMOUNT})?(?:\s*(?:plus|minus|by|to|height|width|depth|spread)\s*{AMOUNT})*"
 )
+VALUE = r"(?:`\\?[\s\S]|\"[0-9A-F]+|'[0-7]+|-?\d+|\\[A-Za-z@]+)"
+LETTERS_OF_SIGNATURES = {  # those of latex_tables.py that a pattern reads
+    "p": re.compile(r"\s*\([^()\n]{0,80}\)"),
+    "g": LENGTH,
+    "=": re.compile(r"\s*=?"),
+    "n": re.compile(rf"\s*=?\s*{VALUE}"),
+    "b": re.compile(rf"\s*(?:by)?\s*(?:{AMOUNT}|-?\\[A-Za-z@]+)"),
+    "f": re.compile(r"\s*=?\s*[\w.\\/-]*"),
+}
+ASSIGNED = re.compile(  # '=3pt plus 1pt', '=\\other', '3pt'
+    rf"(?:\s*=\s*(?:{AMOUNT}|{VALUE})?|\s*{NUMBER}\s*(?:true\s*)?{UNIT})(?:\s*(?:plus|minus)\s*{AMOUNT})*"
+)
 ONE_MANDATORY = frozenset(("m", "om", "oom", "*om", "*oom"))  # of the signatures of latex_tables.py
-PAIR = re.compile(r"\s*\([^()\n]{0,80}\)")
 BOX_SIZE = re.compile(r"\s*(?:to|spread)\s*(?:[-\d.,]*\s*(?:true\s*)?(?:pt|cm|mm|in|em|ex|pc)|[\d.]*\\[a-z]+)")
 LETTER_BEHIND_ACCENT = re.compile(
     r"\s*(?:\{\s*(?:\\([ij])(?![A-Za-z])|([^\W\d_]))\s*(?:\{\s*\})?\s*\}|\\([ij])(?![A-Za-z])\s?|([^\W\d_]))"
@@ -113,6 +146,34 @@ UNKNOWN_OPTION_IS_LAYOUT = re.compile(
     r"\[(?:[^]\n]*=[^]\n]*\]|[^][{}\n]{0,100}\](?=\{))"
 )  # [width=3cm], [0000-0001]{Name}
 
+CITING = re.compile(r"cite(?:s|p|t|n|a|alt|alp|year|author|online|num|text|sup|full)?$")
+KEY = re.compile(r"\{[^{}\\$\n]{1,100}\}")
+LABEL_KEY = re.compile(r"\{(?=[^{}\\$\n]{0,100}[A-Za-z])[^{}\\$\n]{1,100}\}")
+NO_XSPACE = re.compile(  # after xspace
+    r"[.,;:!?)\]'/}{~\n%´-]|\\(?:[\s\\/}]|(?:footnote|footnotemark|xspace|space|par|item|end|begin|label)(?![A-Za-z]))|\Z"
+)
+NO_SPACE = re.compile(r"\s*\{?\s*(?:-|(?:0+\.?0*|\.0+)\s*[a-z\\}])")
+TWO_DIGITS = re.compile(r"\s*(\d)\s*(\d)(?!\d)")
+SMALL_NUMBER = re.compile(r"\s*\{\s*\$?\s*([-+−]?\d{1,6})\s*\$?\s*\}")
+SIMPLE_NUMBER = re.compile(
+    r"\s*([-+]?\s*\d*[.,]?\d*)\s*(\(\d+\))?\s*(?:(?:\+-|\\pm)\s*(\d*[.,]?\d+))?\s*(?:[eEdD]\s*([-+]?\d+))?\s*"
+)
+CHAR = re.compile(r"""\s*\{?\s*(?:"([0-9A-Fa-f]{1,4})|'([0-7]{1,5})|`\\?(\S)|(\d{1,5}))\s?\s*\}?""")
+TILDE = re.compile(r"\{?\$\\sim\s*\$\}?|\\(?:textasciitilde|sim)(?![A-Za-z])(?:\{\})?|\\~\{\s*\}")
+NEXT_PART = re.compile(r"[ \t]*\n?[ \t]*\{")
+BRACKET = re.compile(r"\\[\s\S]|[\[\]{]")
+BEHIND_BIBITEM = re.compile(
+    r"\n[ \t]*\n|\\bibitem(?![A-Za-z])|\\(?:end|begin)\{|\\(?:section|appendix|par|bye|endthebibliography)(?![A-Za-z])"
+)
+OPTION_OF_SETTINGS = re.compile(r"\[\s*(?:[A-Za-z]+\s*,\s*){0,9}[A-Za-z][A-Za-z-]+\s*=")
+NAME_IN_OPTION = re.compile(r"[\[,]\s*(?:name|title)\s*=\s*(\{[^{}]*\}|[^][{},]+)")
+STYLED = re.compile(
+    r"\{\s*\\(?:bf|it|em|rm|sl|sc|tt|small|large|footnotesize|noindent|color|bfseries|itshape|label)(?![A-Za-z])"
+)
+LENGTH_IN_BRACES = re.compile(
+    r"\{\s*[-\d.]*\s*(?:\\[a-z]*(?:width|height|size|skip|sep|indent)|pt|cm|mm|in|em|ex)\s*\}"
+)
+
 Handler = Callable[["Cleaner", str, int, int], int]
 
 
@@ -130,6 +191,10 @@ class Cleaner:
         self.title = ""
         self.captions: list[str] = []
         self.warnings: set[str] = set()
+        self.restated: list[str] = []  # the environments that restatable stands for
+        self.registers: frozenset[str] = frozenset()  # counters and lengths that the author declared
+        self.num_unwrapped_columns = 0
+        self.quotes = 0  # that are open around
         self.acronyms: dict[str, Acronym] = {}
         self.written_out: set[str] = set()  # acronyms that have been used
         self.acronym_chars = len(text) + ACRONYM_CHARS  # left for writing acronyms out
@@ -158,11 +223,16 @@ class Cleaner:
             elif action is not None:
                 if (pos := action(self, token[1:], start, stop)) > end:  # type: ignore[operator]
                     pos = end
-            elif token[-1] == "}":  # of an environment that means nothing to us
-                out.append(token)
+            elif token[-1] != "}":
+                pos = self.unknown(token[1:], stop)
+            elif token[1] == "e":  # of an environment that means nothing to us
+                self.close(token)
                 pos = stop
             else:
-                pos = self.unknown(token[1:], stop)
+                out.append(token)
+                pos = stop
+                if text[stop : stop + 1] in OPENS_ARGUMENT:
+                    pos = self.environment_arguments(token[7:-1], stop)
         self.out, self.limit = outer, outer_end
         return "".join(out)
 
@@ -179,17 +249,65 @@ class Cleaner:
 
     def unknown(self, name: str, pos: int) -> int:
         """A command in no table: its name goes, what follows stays."""
-        self.note("unknown command", pos - len(name) - 1, pos)
+        start = pos - len(name) - 1
+        self.note("unknown command", start, pos)
+        if name in self.registers:
+            found = ASSIGNED.match(self.text, pos)
+            end = found.end() if found else pos
+            return self.past_line_end(self.skip("m", end) if self.text[end - 1] == "=" else end)
+        behind_name = pos
         pos = self.after_word(pos)
         if self.text[pos : pos + 1] == "=" and (found := ASSIGNED_LENGTH.match(self.text, pos)):
             return found.end()
         if self.text[pos : pos + 1] == "[" and (found := UNKNOWN_OPTION_IS_LAYOUT.match(self.text, pos, pos + 300)):
-            return found.end()
+            pos = found.end()
+        if self.text[pos : pos + 1] == "{" and name[0].isalpha():
+            return self.unknown_arguments(name, start, behind_name, pos)
         return self.past_line_end(pos)
+
+    def unknown_arguments(self, name: str, start: int, behind_name: int, pos: int) -> int:
+        """What its name tells is a citation or a reference is read as one; several arguments are kept apart by blanks."""
+        text, lowered = self.text, name.lower()
+        if CITING.search(lowered) and KEY.match(text, pos):
+            return self.cite(name, start, behind_name)
+        if lowered.endswith(("ref", "refs")) and (found := LABEL_KEY.match(text, pos)):
+            self.note("reference", start, found.end(), name)
+            self.out.append("*")
+            return found.end()
+        end = self.source.group_end(pos)
+        if end < 0 or text[end : end + 1] != "{":
+            return pos
+        while text[pos : pos + 1] == "{" and (found_group := self.group(pos)):
+            inner, pos = found_group
+            if inner and self.out and self.out[-1][-1:].isalnum() and inner[0].isalnum():
+                inner = " " + inner
+            self.out.append(inner)
+        return pos
 
     def brace_at_line_end(self, name: str, start: int, pos: int) -> int:
         """A brace that goes at the end of a line."""
         return self.past_line_end(start + 1)
+
+    def braced(self, pos: int) -> int:
+        """The place behind the group at `pos`, or `pos` where none is."""
+        return skip_group(self.source, pos)
+
+    def arguments(self, pos: int, count: int) -> tuple[list[str], int] | None:
+        """`count` cleaned arguments in braces at `pos` and the place after them, or None where there are fewer."""
+        places, place = list[tuple[int, int]](), pos
+        for _ in range(count):
+            start = skip_blanks(self.text, place)
+            end = self.source.group_end(start) if self.text[start : start + 1] == "{" else -1
+            if end < 0 or "\n\n" in self.text[place:start]:
+                return None
+            places.append((start + 1, end - 1))
+            place = end
+        if self.nesting >= MAX_NESTING:
+            return None
+        self.nesting += 1
+        found = [self.prose(start, end).strip() for start, end in places]
+        self.nesting -= 1
+        return found, place
 
     def past_line_end(self, pos: int) -> int:
         """The place behind the line end at `pos` if only removed things stood on its line: for TeX no blank line is there."""
@@ -241,11 +359,8 @@ class Cleaner:
                     pos = end
             elif letter == "*":
                 pos = start + 1 if char == "*" else pos
-            elif letter == "p":
-                found = PAIR.match(text, pos)
-                pos = found.end() if found else pos
             else:
-                found = LENGTH.match(text, pos)
+                found = LETTERS_OF_SIGNATURES[letter].match(text, pos)
                 pos = found.end() if found else pos
         return pos
 
@@ -277,6 +392,154 @@ class Cleaner:
         if not DROPPED[name]:
             pos = self.after_word(pos)
         return pos if name in ENDS_PARAGRAPH else self.past_line_end(pos)
+
+    def front(self, name: str, start: int, pos: int) -> int:
+        """\\author … \\endauthor of AMS-TeX goes, as \\author{…} does."""
+        if self.next_char(pos) not in ("{", "[", "*"):
+            end = self.text.find("\\end" + name, pos, pos + FRONT_CHARS)
+            if end >= 0:
+                self.note("command", start, end, name)
+                return end
+        return self.dropped(name, start, pos)
+
+    def space(self, name: str, start: int, pos: int) -> int:
+        """\\hspace{2mm}, \\hskip 2mm: a blank, unless there is nothing of it; \\vspace: nothing."""
+        after = pos + (self.text[pos : pos + 1] == "*")
+        end = self.skip("m" if self.next_char(after) == "{" else "g", after)
+        self.note("command", start, end, name)
+        if name[0] == "v":
+            return self.past_line_end(end)
+        if not NO_SPACE.match(self.text, after):
+            self.out.append(" ")
+        return end
+
+    def pattern(self, name: str, start: int, pos: int) -> int:
+        """A command of PATTERNS: its arguments with what it prints between them."""
+        signature, count, printed = PATTERNS[name]
+        found = self.arguments(self.skip(signature, pos), count)
+        if found is None:
+            word = printed.split("{")[0].strip()
+            self.out.append(word and word + " ")
+            return skip_spaces(self.text, pos)
+        words = printed.format(*found[0])
+        if words[-1:] == "\n" and self.text[(end := skip_spaces(self.text, found[1])) : end + 1] == "\n":
+            words = words[:-1]
+        self.out.append(words)
+        return found[1]
+
+    def fraction(self, name: str, start: int, pos: int) -> int:
+        """\\nicefrac{1}{2} -> 1/2, \\unitfrac[3]{m}{s} -> 3 m/s."""
+        end = pos
+        if self.text[pos : pos + 1] == "[" and (end := self.source.option_end(pos)) > 0 and name == "unitfrac":
+            self.out.append(self.prose(pos + 1, end - 1).strip() + " ")
+        if digits := TWO_DIGITS.match(self.text, pos):
+            self.out.append(f"{digits[1]}/{digits[2]}")
+            return digits.end()
+        found = self.arguments(max(end, pos), 2)
+        if found is None:
+            return max(end, pos)
+        self.out.append("/".join(found[0]))
+        return found[1]
+
+    def script(self, name: str, start: int, pos: int) -> int:
+        """10\\textsuperscript{-5} -> 10⁻⁵, CO\\textsubscript{2} -> CO₂; other text stays in the line."""
+        number = SMALL_NUMBER.match(self.text, pos)
+        if number is None:
+            return self.unwrapped(name, start, pos)
+        self.out.append(number[1].translate(RAISED if name == "textsuperscript" else LOWERED))
+        return number.end()
+
+    def quote(self, name: str, start: int, pos: int) -> int:
+        """\\enquote{text} -> “text”, within another and starred 'text'."""
+        single = self.text[pos : pos + 1] == "*" or self.quotes > 0
+        pos = self.skip("*oo", pos)
+        self.quotes += 1
+        found = self.group(pos)
+        self.quotes -= 1
+        if found is None:
+            return pos
+        self.out.append(f"'{found[0]}'" if single else f"“{found[0]}”")
+        return found[1]
+
+    def dotted(self, name: str, start: int, pos: int) -> int:
+        """\\eg -> e.g. with its blank, \\etal. -> et al."""
+        self.out.append(DOTTED[name])
+        if self.text[pos : pos + 1] != ".":
+            self.out.append(".")
+            return self.xspace(name, start, pos)
+        return pos
+
+    def ion(self, name: str, start: int, pos: int) -> int:
+        """\\ion{H}{ii} -> H II, \\ion{Fe}{17} -> Fe XVII."""
+        found = self.arguments(pos, 2)
+        if found is None:
+            return pos
+        element, degree = found[0]
+        self.out.append(f"{element} {roman(degree) if degree.isdecimal() else degree.upper()}")
+        return found[1]
+
+    def char(self, name: str, start: int, pos: int) -> int:
+        """\\char126, \\symbol{95}, \\char`\\%: the character."""
+        found = CHAR.match(self.text, pos)
+        if found is None:
+            return self.skip("m", pos)
+        code = int(found[1], 16) if found[1] else int(found[2], 8) if found[2] else int(found[4] or ord(found[3]))
+        if 32 < code < 127:
+            self.out.append(NAMED.get(chr(code), chr(code)))
+        return found.end()
+
+    def ding(self, name: str, start: int, pos: int) -> int:
+        """\\ding{51} -> ✓."""
+        found = CHAR.match(self.text, pos)
+        number = int(found[4]) if found and found[4] else 0
+        for first, last, sign in DING_ROWS:
+            if first <= number <= last:
+                self.out.append(DINGS.get(number) or chr(sign + number - first))
+        return found.end() if found else pos
+
+    def numbered_accent(self, name: str, start: int, pos: int) -> int:
+        """\\accent"7F u, \\accent'27a -> ü, å."""
+        found = CHAR.match(self.text, pos)
+        if found is None or not (found[1] or found[2] or found[4]):
+            return pos
+        number = int(found[1], 16) if found[1] else int(found[2], 8) if found[2] else int(found[4])
+        if number in ACCENT_NUMBERS:
+            return self.accent(ACCENT_NUMBERS[number], start, found.end())
+        return found.end()
+
+    def hyphen(self, name: str, start: int, pos: int) -> int:
+        """\\- says where a word may be broken; \\-/ of extdash is a hyphen."""
+        if self.text[pos : pos + 1] != "/":
+            return pos
+        self.out.append("-")
+        return pos + 1
+
+    def string_test(self, name: str, start: int, pos: int) -> int:
+        """\\IfStrEq{a}{b}{then}{else} of xstring, \\IfStrEqCase{a}{{b}{text}{c}{text}}[else]: the branch that holds."""
+        pos = self.skip("*", pos)
+        first, place = read_argument(self.source, pos)
+        second, end = read_argument(self.source, place)
+        if first is None or second is None:
+            return pos
+        if name in ("IfStrEq", "IfEq"):
+            branches = self.arguments(end, 2)
+            if branches is None:
+                return end
+            self.out.append(branches[0][first.strip() != second.strip()])
+            return branches[1]
+        inside = skip_blanks(self.text, place) + 1
+        otherwise, after = read_option(self.source, end)
+        while inside < end - 1:
+            case, branch = read_argument(self.source, inside)
+            text, inside = read_argument(self.source, branch)
+            if case is None or text is None:
+                break
+            if case.strip() == first.strip() and (found := self.arguments(branch, 1)):
+                self.out.append(found[0][0])
+                return after
+        if otherwise is not None:
+            self.out.append(self.prose(after - 1 - len(otherwise), after - 1))
+        return after
 
     def unwrapped(self, name: str, start: int, pos: int) -> int:
         """The first arguments go, the text that follows stays."""
@@ -314,7 +577,7 @@ class Cleaner:
 
     def heading(self, name: str, start: int, pos: int) -> int:
         """A heading of plain TeX or another class: with an argument in braces it becomes a \\section, else its name goes."""
-        if self.next_char(pos) == "{":
+        if self.next_char(pos) == "{" or self.text[pos : pos + 1] == "*":
             return self.section(name, start, pos)
         closing = self.text.find("\\end" + name, pos, pos + 500)
         if closing < 0 or self.nesting >= MAX_NESTING:
@@ -348,7 +611,14 @@ class Cleaner:
 
     def cite(self, name: str, start: int, pos: int) -> int:
         """A citation goes with the blank before it; where the sentence needs it, `[*]` stands in its place."""
+        if name in MULTIPLE_CITES:
+            pos = self.skip("*pp", pos)
         pos = self.skip("*oom", pos)
+        while name in MULTIPLE_CITES and self.text[pos : pos + 1] in OPENS_ARGUMENT:
+            behind = self.skip("oom", pos)
+            if behind == pos:
+                break
+            pos = behind
         self.note("citation", start, pos, name)
         out = self.out
         if name in TEXTUAL_CITES:
@@ -402,22 +672,58 @@ class Cleaner:
         end = pos
         if name in ("SI", "qty"):
             pos = self.skip("o", pos)
-            found = self.group(pos)
-            if found is None or self.text[found[1] : found[1] + 1] != "{":
+            behind = self.braced(pos)
+            if self.next_char(behind) not in OPENS_ARGUMENT or (found := self.number(pos)) is None:
                 return pos
-            self.out.append(found[0].strip() + " ")
-            end = found[1]
+            self.out.append(found[0] + " ")
+            end = self.skip("o", skip_blanks(self.text, behind))
         elif name == "unit" and self.text[pos : pos + 1] == "[" and (close := self.source.option_end(pos)) > 0:
             self.out.append(self.prose(pos + 1, close - 1).strip() + " ")
             end = close
-        close = self.source.group_end(end) if self.text[end : end + 1] == "{" else -1
-        if close < 0:
-            return end
-        unit = UNIT_WORD.sub(lambda word: UNITS.get(word[1], word[0]), self.text[end + 1 : close - 1])
-        if "\\" in unit.replace("\\%", "") or "$" in unit or "{" in unit:
+        close, unit = self.unit_at(end)
+        if unit is None:
             return end  # a unit that we do not know is read as prose
-        self.out.append(unit.strip())
+        self.out.append(unit)
         return close
+
+    def unit_at(self, pos: int) -> tuple[int, str | None]:
+        """(the place after the argument at `pos`, the unit that it names), or (pos, None)."""
+        close = self.source.group_end(pos) if self.text[pos : pos + 1] == "{" else -1
+        unit = unit_text(self.text[pos + 1 : close - 1]) if 0 < close < pos + 300 else None
+        return (close, unit) if unit is not None else (pos, None)
+
+    def number(self, pos: int) -> tuple[str, int] | None:
+        """The number in braces at `pos` as siunitx prints it, and the place after it."""
+        start, end = skip_blanks(self.text, pos), self.braced(pos)
+        if pos < end < start + 80 and (simple := SIMPLE_NUMBER.fullmatch(self.text, start + 1, end - 1)):
+            return number_text(simple), end
+        found = self.group(pos)
+        return (found[0].strip(), found[1]) if found else None
+
+    def numbers(self, name: str, start: int, pos: int) -> int:
+        """\\num{1e5}, \\ang{30}, and the ranges and lists of siunitx: \\SIrange{1}{5}{\\metre} -> 1 m to 5 m."""
+        pos = self.skip("o", pos)
+        is_range = name.endswith("range")
+        if is_range and self.braced(self.braced(pos)) == self.braced(pos):
+            return pos
+        found = self.number(pos)
+        if found is None:
+            return pos
+        first, end = found
+        values = [first]
+        if is_range and (found := self.number(end)):
+            values.append(found[0])
+            end = found[1]
+        elif name.endswith("list"):
+            values = [part.strip() for part in first.split(";")]
+        if name == "ang":
+            values = ["".join(part + sign for part, sign in zip(first.split(";"), "°′″", strict=False) if part.strip())]
+        unit: str | None = None
+        if name[0] in "Sq":
+            end, unit = self.unit_at(self.skip("o", skip_blanks(self.text, end)))
+        values = [f"{value} {unit}" if unit else value for value in values]
+        self.out.append(listed(values, " to " if is_range else ", "))
+        return end
 
     def acronym(self, name: str, start: int, pos: int) -> int:
         """\\ac{av} -> Automated Vehicle (AV), later AV; \\acro{av}[AV]{Automated Vehicle} of the list -> AV: Automated Vehicle."""
@@ -453,14 +759,17 @@ class Cleaner:
         return self.skip("m", found[1])
 
     def url(self, name: str, start: int, pos: int) -> int:
-        """\\url{address} -> address, as it is written, unless it would read as LaTeX."""
+        """\\url{address} -> address without blanks and line ends, as TeX reads it, unless it would read as LaTeX."""
         brace = skip_blanks(self.text, pos)
-        end = self.source.group_end(brace) if self.text[brace : brace + 1] == "{" else -1
-        if end < 0:
+        end = self.source.group_end(brace) if self.text[brace : brace + 1] == "{" else verb_end(self.text, brace)
+        if end <= brace:
             return pos
         address = self.text[brace + 1 : end - 1]
-        for escaped in ("\\_", "\\#", "\\~", "\\&", "\\%"):
-            address = address.replace(escaped, escaped[1])
+        if "\\" in address or "$" in address:
+            address = TILDE.sub("~", address)
+            for escaped in ("\\_", "\\#", "\\~", "\\&", "\\%"):
+                address = address.replace(escaped, escaped[1])
+        address = "".join(address.replace("{", "").replace("}", "").split())
         if not UNREADABLE_IN_URL.search(address):
             self.out.append(address.replace("%", "\\%"))
         return end
@@ -527,11 +836,45 @@ class Cleaner:
     def abstract_(self, name: str, start: int, pos: int) -> int:
         """\\abstract{…} becomes the environment; \\abstract … \\endabstract too."""
         found = self.group(pos) if self.next_char(pos) == "{" else None
-        if found is not None:
-            if found[0].strip():
-                self.out.append("\\begin{abstract}\n" + found[0].strip() + "\n\\end{abstract}")
-            return found[1]
+        if found is None:
+            return pos
+        parts: list[str] = []
+        while found is not None:
+            parts.append(found[0].strip())
+            pos = found[1]
+            brace = NEXT_PART.match(self.text, pos) if len(parts) < ABSTRACT_PARTS else None
+            found = self.group(brace.end() - 1) if brace else None
+        if any(parts):
+            self.out.append("\\begin{abstract}\n" + "\n".join(filter(None, parts)) + "\n\\end{abstract}")
         return pos
+
+    def twocolumn(self, name: str, start: int, pos: int) -> int:
+        """\\twocolumn[what stands above both columns]: often the abstract."""
+        place = skip_blanks(self.text, pos)
+        self.num_unwrapped_columns += 1
+        if self.text[place : place + 1] != "[" or self.num_unwrapped_columns > MAX_TWO_COLUMNS:
+            return pos
+        depth, end = 1, place + 1
+        limit = min(self.limit, place + TWO_COLUMN_CHARS)
+        while depth and (found := BRACKET.search(self.text, end, limit)):
+            end = found.end()
+            if found[0] == "{":
+                end = max(end, self.source.group_end(found.start()))
+            elif found[0] in ("[", "]"):
+                depth += 1 if found[0] == "[" else -1
+        if depth or end > limit or self.nesting >= MAX_NESTING:
+            return pos
+        self.nesting += 1
+        self.out.append(f"\n\n{self.prose(place + 1, end - 1).strip()}\n\n")
+        self.nesting -= 1
+        return end
+
+    def bibitem(self, name: str, start: int, pos: int) -> int:
+        """An entry of a list of references outside its environment goes, as far as the next or a blank line."""
+        found = BEHIND_BIBITEM.search(self.text, pos, min(self.limit, pos + BIBITEM_CHARS))
+        end = found.start() if found else min(self.limit, pos + BIBITEM_CHARS)
+        self.note("references", start, end)
+        return end
 
     def graphics(self, name: str, start: int, pos: int) -> int:
         """A picture from a file."""
@@ -591,30 +934,8 @@ class Cleaner:
     def xspace(self, name: str, start: int, pos: int) -> int:
         """A blank, unless punctuation follows."""
         pos = skip_spaces(self.text, pos)
-        if self.text[pos : pos + 1] not in (
-            ".",
-            ",",
-            ";",
-            ":",
-            "!",
-            "?",
-            ")",
-            "]",
-            "'",
-            "/",
-            "-",
-            "}",
-            "{",
-            "~",
-            "\\",
-            "\n",
-            "",
-            "%",
-            "´",
-        ):
+        if not NO_XSPACE.match(self.text, pos):
             self.out.append(" ")
-        elif self.text.startswith("\\xspace", pos):
-            return pos
         return pos
 
     # ------------------------------------------------------------ environments
@@ -640,13 +961,75 @@ class Cleaner:
             return self.removed(inner, start, pos)
         if inner in WRAPPERS:
             self.note(f"layout {inner}", start, pos)
-            return self.skip(WRAPPERS[inner], pos)
+            pos = self.skip(WRAPPERS[inner], pos)
+            return self.past_line_end(pos) if inner in QUIET_WRAPPERS else pos
+        if inner in RESTATED:
+            return self.restate(inner, pos)
         self.out.append(f"\\begin{{{inner}}}")
         if inner in LISTS:
             return self.skip(LISTS[inner], pos)
         if inner in ALGORITHMS:
             return self.skip(ALGORITHMS[inner], pos)
+        return self.environment_arguments(inner, pos)
+
+    def restate(self, name: str, pos: int) -> int:
+        """\\begin{restatable}[Main]{theorem}{mainthm} -> \\begin{theorem}[Main]."""
+        after = self.skip("o", pos)
+        kind, end = read_argument(self.source, after)
+        if kind is None or "\\" in kind or len(self.restated) > MAX_NESTING:
+            self.restated.append(name)
+            self.out.append(f"\\begin{{{name}}}")
+            return pos
+        self.restated.append(kind)
+        self.out.append(f"\\begin{{{kind}}}")
+        if self.next_char(pos) == "[":
+            self.environment_arguments(kind, skip_blanks(self.text, pos), end=after)
+        return self.skip("m", end)
+
+    def end_restated(self, name: str, start: int, pos: int) -> int:
+        """\\end{restatable} -> \\end{theorem}."""
+        self.close("\\end{" + (self.restated.pop() if self.restated else name[len("end{") : -1]) + "}")
         return pos
+
+    def quiet_end(self, name: str, start: int, pos: int) -> int:
+        """\\end{…} of QUIET_WRAPPERS."""
+        return self.past_line_end(pos)
+
+    def environment_arguments(self, name: str, pos: int, end: int = 0) -> int:
+        """Behind \\begin{name} of an environment that stays: options of the form word=value don't print, an argument becomes an option."""
+        text = self.text
+        if text[pos : pos + 1] == "[":
+            if OPTION_OF_SETTINGS.match(text, pos, pos + 200) and (close := self.source.option_end(pos)) > 0:
+                found = NAME_IN_OPTION.search(text, pos, close)
+                if found:
+                    self.out.append("[" + self.prose(found.start(1), found.end(1)).strip().removeprefix("{") + "]")
+                return close
+            if end:
+                self.out.append(self.prose(pos, end))
+            return pos
+        if text[pos : pos + 1] != "{" or name in WITHOUT_ARGUMENTS or STYLED.match(text, pos):
+            return pos
+        close = self.source.group_end(pos)
+        if not pos < close < pos + ARGUMENT_CHARS or "\n\n" in text[pos:close]:
+            return pos
+        if LENGTH_IN_BRACES.match(text, pos):
+            return close
+        if found_group := self.group(pos):
+            if inner := found_group[0].strip():
+                self.out.append(f"[{inner}]")
+            return close
+        return pos
+
+    def close(self, tag: str) -> None:
+        """Write \\end{…} of an environment that stays; one of which nothing is left goes."""
+        out = self.out
+        last = len(out) - 1
+        while last >= 0 and (not out[last] or out[last].isspace()):
+            last -= 1
+        if last >= 0 and out[last] == "\\begin" + tag[len("\\end") :]:
+            del out[last:]
+        else:
+            out.append(tag)
 
     def end(self, name: str, start: int, pos: int) -> int:
         """\\end {…} that STEP does not read as one token: of what stayed it stays, of what was unwrapped it goes."""
@@ -659,7 +1042,7 @@ class Cleaner:
             and inner not in REMOVED_ENVIRONMENTS
             and inner.removesuffix("*") not in MATH_ENVIRONMENTS
         ):
-            self.out.append(f"\\end{{{inner}}}")
+            self.close(f"\\end{{{inner}}}")
         return found.end()
 
     def environment_end(self, name: str, pos: int) -> int:
@@ -800,7 +1183,9 @@ class Cleaner:
         return "".join(out)
 
 
-UNIT_WORD = re.compile(r"\\([A-Za-z]+)\s*")
+UNIT_TOKEN = re.compile(r"\\([A-Za-z]+)\s*(?:(?<=tothe)\{([-\d]+)\})?|\\%|[^\\${}]")
+OPENS_ARGUMENT = frozenset("[{")
+NAMED = {char: "\\" + char for char in "%${}"} | {"\\": "\\textbackslash "}  # as CONTROL_SYMBOLS and SYMBOLS write them
 UNREADABLE_IN_URL = re.compile(r"[\\${}\s]")
 SPECIAL = re.compile(r"[\\${}%&#~^]")
 RAW_MARK = "\x00"
@@ -819,6 +1204,63 @@ PUNCTUATION = {
     "--": "–",
     "---": "—",
 }
+
+
+def unit_text(raw: str) -> str | None:
+    """\\kilo\\metre\\per\\square\\second -> km/s²; None where it holds what we do not know."""
+    out: list[str] = []
+    power, pos, behind_unit = "", 0, False
+    while pos < len(raw):
+        match = UNIT_TOKEN.match(raw, pos)
+        if match is None:
+            return None
+        pos = match.end()
+        word = match[1]
+        if word is None:
+            out.append(match[0])
+            behind_unit = False
+        elif word in UNIT_POWERS:
+            power = UNIT_POWERS[word]
+        elif word in ("tothe", "raiseto"):
+            out.append((match[2] or "").translate(RAISED))
+        elif word in UNITS:
+            if behind_unit and UNITS[word][0].isalpha():
+                out.append(" ")
+            out.append(UNITS[word])
+            behind_unit = word not in UNIT_PREFIXES
+            if behind_unit:
+                out.append(power)
+                power = ""
+        else:
+            return None
+    return "".join(out).strip()
+
+
+def number_text(match: re.Match[str]) -> str:
+    """What SIMPLE_NUMBER found, as siunitx prints it: 1e5 -> 1 × 10⁵."""
+    text = match[1].replace(" ", "") + (match[2] or "")
+    if match[3]:
+        text += f" ± {match[3]}"
+    if not match[4]:
+        return text
+    power = f"10{match[4].lstrip('+').translate(RAISED)}"
+    return f"({text}) × {power}" if match[3] else f"{text} × {power}" if text else power
+
+
+def listed(values: list[str], between: str) -> str:
+    """['1', '2', '3'] -> '1, 2 and 3'; ['1', '5'] with ' to ' -> '1 to 5'."""
+    if between != ", " or len(values) < 2:
+        return between.join(values)
+    return ", ".join(values[:-1]) + " and " + values[-1]
+
+
+def roman(number: str) -> str:
+    """'17' -> 'XVII'; a number above 39 stays."""
+    value = int(number[:4])
+    return "X" * (value // 10) + ONES[value % 10] if 0 < value < 40 else number
+
+
+ONES = ("", "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX")
 
 
 def ends_in_blank_line(pieces: list[str]) -> bool:
@@ -867,7 +1309,22 @@ def build_tokens() -> dict[str, str | Handler]:
         "epsfbox": Cleaner.graphics, "epsffile": Cleaner.graphics, "epsf": Cleaner.graphics, "input": Cleaner.input_, "include": Cleaner.input_, "Refs": Cleaner.refs_list,
         "caption": Cleaner.caption, "ensuremath": Cleaner.ensuremath, "ifmmode": Cleaner.ifmmode, "xspace": Cleaner.xspace, "begin": Cleaner.begin,
         "end": Cleaner.end, "[": Cleaner.bracket_math, "(": Cleaner.bracket_math, "beginsection": Cleaner.beginsection, ".": Cleaner.accent,
+        "ion": Cleaner.ion, "ding": Cleaner.ding, "accent": Cleaner.numbered_accent, "-": Cleaner.hyphen, "twocolumn": Cleaner.twocolumn,
+        "bibitem": Cleaner.bibitem,
     }  # fmt: skip
+    for handler, names in (
+        (Cleaner.pattern, tuple(PATTERNS)),
+        (Cleaner.front, tuple(CLOSED_BY_END)),
+        (Cleaner.dotted, tuple(DOTTED)),
+        (Cleaner.fraction, ("nicefrac", "sfrac", "unitfrac", "frac", "tfrac", "dfrac")),
+        (Cleaner.script, ("textsuperscript", "textsubscript")),
+        (Cleaner.quote, ("enquote", "textquote", "blockquote", "foreignquote")),
+        (Cleaner.char, ("char", "symbol")),
+        (Cleaner.numbers, ("num", "ang", "numrange", "numlist", "SIrange", "qtyrange", "SIlist", "qtylist")),
+        (Cleaner.string_test, ("IfStrEq", "IfEq", "IfStrEqCase", "IfEqCase")),
+        (Cleaner.space, ("vspace", "hspace", "hskip")),
+    ):
+        actions.update(dict.fromkeys(names, handler))
     actions.update(dict.fromkeys((*USES, "acro"), Cleaner.acronym))
     actions.update(dict.fromkeys(("acresetall", "glsresetall"), Cleaner.forget_acronyms))
     actions.update(methods)
@@ -876,6 +1333,9 @@ def build_tokens() -> dict[str, str | Handler]:
     for name in (*unwrapped, *RAW_ENVIRONMENTS, *LISTS, *ALGORITHMS):
         actions["begin{" + name + "}"] = Cleaner.tag
     actions.update(dict.fromkeys(["end{" + name + "}" for name in unwrapped], ""))
+    actions.update(dict.fromkeys(["end{" + name + "}" for name in QUIET_WRAPPERS], Cleaner.quiet_end))
+    actions.update(dict.fromkeys(["begin{" + name + "}" for name in RESTATED], Cleaner.tag))
+    actions.update(dict.fromkeys(["end{" + name + "}" for name in RESTATED], Cleaner.end_restated))
     return {
         **{"\\" + name: action for name, action in actions.items()},
         **PUNCTUATION,

@@ -108,12 +108,16 @@ def whole(name: str, rest: str, out: str) -> tuple[str, int]:
         if depth == 0 or name == "equation":  # an equation ends at its first \end
             if depth and tag[1] == "begin":
                 continue
-            inner = rest[len(name) + 8 : tag.start()]
+            inner, end = rest[len(name) + 8 : tag.start()], tag.end()
             if name in GONE_ENVIRONMENTS:
-                return out, tag.end()
+                return out, end
             if name == "center":
-                return prose(inner, out), tag.end()
-            return f"{prose(inner, out + f'{chr(92)}begin{{{name}}}')}\\end{{{name}}}", tag.end()
+                return prose(inner, out), end
+            opening = f"\\begin{{{name}}}"
+            kept = prose(inner, out + opening)
+            if name != "theorem" and not kept[len(out + opening) :].strip():  # tags round nothing go
+                return out, end
+            return f"{kept}\\end{{{name}}}", end
     raise AssertionError(f"{name} does not end")
 
 
