@@ -35,9 +35,13 @@ from data_prep.latex_tables import (
     DING_ROWS,
     DINGS,
     DOTTED,
+    DRAWN,
+    DRAWN_UNTIL,
     DROPPED,
     ENDS_PARAGRAPH,
+    FOOTNOTES,
     HEADINGS,
+    INSERTS,
     LISTS,
     LOWERED,
     MATH_ENVIRONMENTS,
@@ -72,13 +76,14 @@ ABSTRACT_PARTS = 6  # context, aims, methods, results, conclusions, and what sta
 MAX_TWO_COLUMNS = 3  # a paper begins them once
 TWO_COLUMN_CHARS = 50_000  # that may stand above both columns: authors, abstract
 BIBITEM_CHARS = 2_000
+DRAWING_CHARS = 4_000  # of \\tikz without braces
 ARGUMENT_CHARS = 200  # of an environment that nobody knows
 
 
 # Inside these a formula needs a look; all others are copied as they are.
 LOOK_IN_MATH = (
     r"label|nonumber|notag|ensuremath|xspace|ifmmode|protect|includegraphics|epsfig|psfig|epsfbox|epsffile|epsfxsize|epsfysize"
-    r"|input|include|raisebox"
+    r"|input|include|raisebox|tikz|vspace|index|IEEEnonumber|IEEEyesnumber"
 )
 MATH_CHARS = r"[^$\\{}\n]*"
 MATH_COMMAND = rf"\\(?!{LOOK_IN_MATH}|begin)[^\n]"
@@ -102,7 +107,7 @@ NAME = re.compile(r"\s*\{\s*([^{}\\$%&#~]*?)\s*\}")
 BLANK_LINES = re.compile("\n\n\n+")
 PARAGRAPH = re.compile(r"\n[ \t]*\n")
 IN_MATH = re.compile(
-    rf"\\(?=[bleinpxr])(?:({LOOK_IN_MATH})(?![A-Za-z@])|begin\s*\{{({'|'.join(sorted(REMOVED_IN_MATH))})\}})"
+    rf"\\(?=[bleinpxrtvI])(?:({LOOK_IN_MATH})(?![A-Za-z@])|begin\s*\{{({'|'.join(sorted(REMOVED_IN_MATH))})\}})"
     r"|\n[ \t]*\n\s*"
 )
 UNIT = r"(?:pt|cm|mm|in|em|ex|pc|bp|sp|dd|cc|mu|fil+)(?![A-Za-z])"
@@ -119,6 +124,7 @@ LETTERS_OF_SIGNATURES = {  # those of latex_tables.py that a pattern reads
     "=": re.compile(r"\s*=?"),
     "n": re.compile(rf"\s*=?\s*{VALUE}"),
     "b": re.compile(rf"\s*(?:by)?\s*(?:{AMOUNT}|-?\\[A-Za-z@]+)"),
+    "d": re.compile(r"\s*(?=\{)"),
     "f": re.compile(r"\s*=?\s*[\w.\\/-]*"),
 }
 ASSIGNED = re.compile(  # '=3pt plus 1pt', '=\\other', '3pt'
@@ -146,6 +152,15 @@ UNKNOWN_OPTION_IS_LAYOUT = re.compile(
     r"\[(?:[^]\n]*=[^]\n]*\]|[^][{}\n]{0,100}\](?=\{))"
 )  # [width=3cm], [0000-0001]{Name}
 
+XY_SETTINGS = re.compile(r"(?:\s*@(?:\{[^{}]{0,40}\}|[^\s{}\\]{0,40}))*")
+NODE = re.compile(  # all that stands before the text of a drawing's only node
+    r"\s*\{?\s*\\node\s*(?:(?:\[[^][]*(?:\[[^][]*\][^][]*)*\]|\([^()]*\)|at\s*\([^()]*\))\s*){0,4}(?=\{)"
+)
+NODE_ENDS = re.compile(r"\s*;?\s*\}?")
+DRAWING_TOKEN = re.compile(r"\\[\s\S]|[{};]")
+CONTROL_WORD = re.compile(r"\\[A-Za-z]+")
+HARVMAC_NAME = re.compile(r"\s*\\[A-Za-z]+\s*(?=\{)")
+BOX = re.compile(r"\s*\\(?:hbox|vbox|vtop|vcenter)(?![A-Za-z])")
 CITING = re.compile(r"cite(?:s|p|t|n|a|alt|alp|year|author|online|num|text|sup|full)?$")
 KEY = re.compile(r"\{[^{}\\$\n]{1,100}\}")
 LABEL_KEY = re.compile(r"\{(?=[^{}\\$\n]{0,100}[A-Za-z])[^{}\\$\n]{1,100}\}")
@@ -250,6 +265,14 @@ class Cleaner:
     def unknown(self, name: str, pos: int) -> int:
         """A command in no table: its name goes, what follows stays."""
         start = pos - len(name) - 1
+        if (letters := name.find("@")) > 0 and (
+            action := TOKENS.get("\\" + name[:letters])
+        ):  # @ is a letter in packages only
+            behind = start + 1 + letters
+            if isinstance(action, str):
+                self.out.append(action)
+                return behind
+            return action(self, name[:letters], start, behind)
         self.note("unknown command", start, pos)
         if name in self.registers:
             found = ASSIGNED.match(self.text, pos)
@@ -362,6 +385,8 @@ class Cleaner:
             else:
                 found = LETTERS_OF_SIGNATURES[letter].match(text, pos)
                 pos = found.end() if found else pos
+                if found and letter == "d":
+                    pos = self.braced(pos)
         return pos
 
     def note(self, rule: str, start: int, end: int, name: str = "") -> None:
@@ -607,6 +632,9 @@ class Cleaner:
     def kept(self, name: str, start: int, pos: int) -> int:
         """A command of structure without arguments stays."""
         self.out.append(f"\\{name}\n")
+        if self.text[pos : pos + 1] == "{" and (found := self.arguments(pos, 2)):  # harvmac
+            self.out.append(f"\\section{{{found[0][1]}}}")
+            return found[1]
         return pos
 
     def cite(self, name: str, start: int, pos: int) -> int:
@@ -642,6 +670,9 @@ class Cleaner:
 
     def reference(self, name: str, start: int, pos: int) -> int:
         """A reference to a number that we do not know is written `*`, one to an equation `(*)`."""
+        if name == "ref" and (harvmac := HARVMAC_NAME.match(self.text, pos)):  # \ref\name{entry of the bibliography}
+            self.out.append("[*]")
+            return self.braced(harvmac.end())
         pos = self.skip("*omm" if name in TWO_ARGUMENT_REFS else "*om", pos)
         self.note("reference", start, pos, name)
         self.out.append(REFS[name])
@@ -790,6 +821,9 @@ class Cleaner:
         if not found:
             if name.isalpha():
                 return skip_spaces(self.text, pos)
+            if name in "~^" and self.text.startswith("{}", pos):
+                self.out.append(name)
+                return pos + 2
             return pos
         letter = found[1] or found[2] or found[3] or found[4]
         self.out.append(normalize("NFC", letter + ACCENTS[name]))
@@ -891,6 +925,51 @@ class Cleaner:
         self.note("unresolved \\input", start, pos)
         return pos
 
+    def insert(self, name: str, start: int, pos: int) -> int:
+        """\\midinsert … \\endinsert, \\xy … \\endxy: a float or drawing of plain TeX goes."""
+        end = self.source.closing(DRAWN_UNTIL.get(name, "\\endinsert"), pos)
+        self.note("float of plain TeX", start, max(end, pos), name)
+        return max(end, pos)
+
+    def drawn(self, name: str, start: int, pos: int) -> int:
+        """\\xymatrix@C=1em{…} goes."""
+        found = XY_SETTINGS.match(self.text, pos)
+        end = self.braced(self.skip("o", found.end() if found else pos))
+        self.note("drawing", start, end, name)
+        return end
+
+    def tikz(self, name: str, start: int, pos: int) -> int:
+        """\\tikz{…} and \\tikz \\draw …; go; of one that is only a node its text stays, such as a number in a circle."""
+        pos = self.skip("o", pos)
+        end = drawing_end(self.source, pos)
+        if end < 0:
+            return pos
+        self.note("drawing", start, end, name)
+        found = NODE.match(self.text, pos, end)
+        if found and NODE_ENDS.fullmatch(self.text, after := self.braced(found.end()), end) and after > found.end():
+            text = self.group(found.end())
+            self.out.append(text[0].strip() if text else "")
+        return end
+
+    def setbox(self, name: str, start: int, pos: int) -> int:
+        """\\setbox0=\\hbox{…}: a box is kept for later."""
+        pos = self.skip("n=", pos)
+        found = BOX.match(self.text, pos)
+        return self.braced(self.box(name, start, found.end())) if found else pos
+
+    def line(self, name: str, start: int, pos: int) -> int:
+        """\\line(1,0){250} of a picture goes; \\line{…} of plain TeX is a line of text."""
+        return self.skip("pm", pos) if self.next_char(pos) == "(" else pos
+
+    def equation(self, name: str, start: int, pos: int) -> int:
+        """\\eqn\\name{formula} of harvmac."""
+        found = HARVMAC_NAME.match(self.text, pos)
+        end = self.braced(found.end()) if found else pos
+        if found is None or end == found.end():
+            return pos
+        self.emit("$$", self.text[found.end() + 1 : end - 1], "$$")
+        return end
+
     def refs_list(self, name: str, start: int, pos: int) -> int:
         """AMS-TeX's \\Refs … \\endRefs."""
         end = self.text.find("\\endRefs", pos)
@@ -914,7 +993,10 @@ class Cleaner:
         brace = skip_blanks(self.text, pos)
         end = self.source.group_end(brace) if self.text[brace : brace + 1] == "{" else -1
         if end < 0:
-            return pos
+            if not (word := CONTROL_WORD.match(self.text, brace)):
+                return pos
+            self.out.append(f"${word[0]}$")
+            return word.end()
         inner = self.math(self.text[brace + 1 : end - 1]).replace("$", "")
         if inner.strip():
             self.out.append(f"${inner}$")
@@ -955,8 +1037,12 @@ class Cleaner:
             return self.math_environment(inner, pos)
         if inner in RAW_ENVIRONMENTS:
             end = self.environment_end(inner, pos)
-            self.out.append(RAW_MARK + self.text[start:end] + RAW_MARK if end > pos else "")
-            return max(end, pos)
+            if end <= pos:
+                return pos
+            behind = skip_spaces(self.text, end)
+            line_ends = self.text[behind : behind + 1] in ("\n", "")
+            self.out.append(RAW_MARK + self.text[start:end] + RAW_MARK + ("" if line_ends else "\n"))
+            return end
         if inner in REMOVED_ENVIRONMENTS:
             return self.removed(inner, start, pos)
         if inner in WRAPPERS:
@@ -1092,6 +1178,9 @@ class Cleaner:
             end = self.source.unescaped("$$", start + 2)
             if end < 0 or end > limit:
                 return start + 2
+            if "\\halign" in text[start:end] and ("\\vrule" in text[start:end] or "\\hrule" in text[start:end]):
+                self.note("table", start, end)
+                return end + 2
             self.emit("$$", text[start + 2 : end], "$$")
             return end + 2
         end = self.source.unescaped("$", start + 1)
@@ -1165,8 +1254,12 @@ class Cleaner:
                 if end >= 0:
                     out.append(inner[pos : middle if middle >= 0 else end - 3])
                     pos = end
-            elif name in ("label", "input", "include"):
+            elif name in ("label", "input", "include", "index"):
                 pos = skip_group(source, pos)
+            elif name == "vspace":
+                pos = skip_group(source, pos + inner.startswith("*", pos))
+            elif name == "tikz":
+                pos = max(pos, drawing_end(source, skip_option(source, pos)))
             elif name == "includegraphics":
                 pos = skip_group(source, skip_option(source, skip_option(source, pos)))
             elif name.startswith(("eps", "psf")):
@@ -1204,6 +1297,20 @@ PUNCTUATION = {
     "--": "–",
     "---": "—",
 }
+
+
+def drawing_end(source: Source, pos: int) -> int:
+    """The place behind what \\tikz draws: a group, or all as far as its `;`; -1 where neither is near."""
+    start = skip_blanks(source.text, pos)
+    if source.text[start : start + 1] == "{":
+        return source.group_end(start)
+    while match := DRAWING_TOKEN.search(source.text, pos, start + DRAWING_CHARS):
+        pos = match.end()
+        if match[0] == ";":
+            return pos
+        if match[0] == "}" or (match[0] == "{" and (pos := source.group_end(match.start())) < 0):
+            return -1
+    return -1
 
 
 def unit_text(raw: str) -> str | None:
@@ -1302,7 +1409,7 @@ def build_tokens() -> dict[str, str | Handler]:
     actions.update(dict.fromkeys(REFS, Cleaner.reference))
     methods: dict[str, Handler] = {
         "label": Cleaner.label, "index": Cleaner.label, "glossary": Cleaner.label, "nocite": Cleaner.label, "item": Cleaner.item,
-        "appendix": Cleaner.kept, "footnote": Cleaner.footnote, "footnotetext": Cleaner.footnote, "href": Cleaner.href, "texorpdfstring": Cleaner.texorpdfstring, "unit": Cleaner.quantity, "SI": Cleaner.quantity, "qty": Cleaner.quantity, "si": Cleaner.quantity, "url": Cleaner.url,
+        "appendix": Cleaner.kept, "href": Cleaner.href, "texorpdfstring": Cleaner.texorpdfstring, "unit": Cleaner.quantity, "SI": Cleaner.quantity, "qty": Cleaner.quantity, "si": Cleaner.quantity, "url": Cleaner.url,
         "path": Cleaner.url, "nolinkurl": Cleaner.url, "verb": Cleaner.verb, "lstinline": Cleaner.verb, "\\": Cleaner.line_break, "font": Cleaner.font, "hbox": Cleaner.box,
         "vbox": Cleaner.box, "vtop": Cleaner.box, "vcenter": Cleaner.box, "title": Cleaner.title_, "icmltitle": Cleaner.title_,
         "abstract": Cleaner.abstract_, "includegraphics": Cleaner.graphics, "epsfig": Cleaner.graphics, "psfig": Cleaner.graphics,
@@ -1310,9 +1417,12 @@ def build_tokens() -> dict[str, str | Handler]:
         "caption": Cleaner.caption, "ensuremath": Cleaner.ensuremath, "ifmmode": Cleaner.ifmmode, "xspace": Cleaner.xspace, "begin": Cleaner.begin,
         "end": Cleaner.end, "[": Cleaner.bracket_math, "(": Cleaner.bracket_math, "beginsection": Cleaner.beginsection, ".": Cleaner.accent,
         "ion": Cleaner.ion, "ding": Cleaner.ding, "accent": Cleaner.numbered_accent, "-": Cleaner.hyphen, "twocolumn": Cleaner.twocolumn,
-        "bibitem": Cleaner.bibitem,
+        "bibitem": Cleaner.bibitem, "tikz": Cleaner.tikz, "setbox": Cleaner.setbox, "line": Cleaner.line, "eqn": Cleaner.equation, "itemitem": Cleaner.item,
     }  # fmt: skip
     for handler, names in (
+        (Cleaner.footnote, tuple(FOOTNOTES)),
+        (Cleaner.insert, (*INSERTS, *DRAWN_UNTIL)),
+        (Cleaner.drawn, tuple(DRAWN)),
         (Cleaner.pattern, tuple(PATTERNS)),
         (Cleaner.front, tuple(CLOSED_BY_END)),
         (Cleaner.dotted, tuple(DOTTED)),

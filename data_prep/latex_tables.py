@@ -3,7 +3,8 @@
 In: nothing. Out: names. latex_macros.py and latex_cleaner.py walk these tables and hold no such knowledge themselves.
 A table of commands gives each a signature of what to drop behind its name: `*` a star if there, `o` an option `[…]` if there,
 `p` a pair `(…)` if there, `m` an argument, `g` a length such as `2pt plus 1pt` or `=\\hsize`, `=` a sign of equality if there, `n` a number,
-character or name, `b` an amount such as `by 1`, `f` a file. What follows stays as text.
+character or name, `b` an amount such as `by 1`, `f` a file, `d` an argument in
+braces if there. What follows stays as text.
 """
 
 
@@ -17,7 +18,7 @@ def words(text: str) -> frozenset[str]:
 # Mathematics: kept as written, as far as its end. A starred form is understood.
 MATH_ENVIRONMENTS = words(
     """equation eqnarray align gather multline flalign alignat xalignat xxalignat displaymath math dmath dgroup dseries darray
-    IEEEeqnarray empheq aligned mathpar mathparpagebreakable prooftree numcases subnumcases"""
+    IEEEeqnarray empheq aligned mathpar mathparpagebreakable numcases subnumcases"""
 )
 # Not LaTeX inside: copied whole (SKIPPED ones dropped whole), before anything else is decided.
 SKIPPED_ENVIRONMENTS = words("comment filecontents filecontents* asy asydef pycode CCSXML")
@@ -27,7 +28,7 @@ RAW_ENVIRONMENTS = SKIPPED_ENVIRONMENTS | words(
 # Floats, tables and drawings, and lists of references: dropped with all they hold.
 DRAWINGS = words(
     """tikzpicture tikzcd picture pspicture pspicture* pgfpicture xy diagram circuitikz tikzcd* forest asy feynman fmffile
-    fmfgraph fmfgraph* overpic axis psfrags pdfpic gnuplot"""
+    fmfgraph fmfgraph* tikz tikzpicture* overpic axis psfrags pdfpic gnuplot"""
 )
 FLOATS = words(
     """figure figure* table table* wrapfigure wraptable sidewaystable sidewaystable* sidewaysfigure sidewaysfigure* SCfigure
@@ -147,7 +148,7 @@ DROPPED: dict[str, str] = {
             xspaceskip maxdepth splittopskip predisplaypenalty postdisplaypenalty vglue hglue mkern mskip
             itemsep parsep topsep partopsep leftmargin rightmargin listparindent labelwidth labelsep hrule vrule
             mag delimitershortfall delimiterfactor pdfoutput pdfcompresslevel interfootnotelinepenalty language medmuskip thinmuskip
-            thickmuskip linepenalty openup epsscale
+            thickmuskip linepenalty openup epsscale tabskip
             nulldelimiterspace predisplaysize hyphenpenalty exhyphenpenalty showboxdepth showboxbreadth
             parfillskip abovecaptionskip belowcaptionskip fam tracingall settabs""",
         "n": "box copy unhbox unhcopy unvbox unvcopy lastbox closein closeout",
@@ -156,6 +157,9 @@ DROPPED: dict[str, str] = {
         "nn": """
             catcode mathcode delcode lccode uccode sfcode chardef mathchardef countdef dimendef skipdef toksdef textfont scriptfont
             scriptscriptfont""",
+        "gm": "halign valign",
+        "md": "Title",
+        "d": "Date Author AuthorNames corres firstnote secondnote aistatstitle aistatsauthor aistatsaddress nocollaboration",
         "nb": "advance multiply divide",
         "nm": "write",
         "nf": "openin openout",
@@ -195,7 +199,7 @@ DROPPED: dict[str, str] = {
             plottwo psfrag epsfigure multicolumn PackageWarning PackageWarningNoLine PackageInfo ClassWarning
             ClassWarningNoLine ClassInfo addtocontents crefalias @addtoreset @removefromreset @namedef icmlauthor icmlaffiliation
             icmlcorrespondingauthor icmlsetsymbol lstdefinestyle floatname etocsettagdepth
-            belowpdfbookmark currentpdfbookmark newrefformat import mdfdefinestyle labelformat floatplacement newcites sbox SetInd
+            belowpdfbookmark currentpdfbookmark newrefformat lref nref REF import mdfdefinestyle labelformat floatplacement newcites sbox SetInd
             defcitealias headers SetKwData SetKwArray SetKw SetKwInput SetKwHangingKw pgfmathsetmacro pgfmathtruncatemacro
             pgfmathsetlength conferenceinfo ShortHeadings AtEndEnvironment BeforeBeginEnvironment AfterEndEnvironment
             fancypagestyle etocsettocstyle crefrangeformat""",
@@ -301,8 +305,8 @@ LOWERED = str.maketrans("-+−0123456789", "₋₊₋₀₁₂₃₄₅₆₇₈
 # Commands with several arguments: what goes first, how many arguments follow, and what is printed of them.
 PATTERNS: dict[str, tuple[str, int, str]] = {
     "discretionary": ("mm", 1, "{}"), "replaced": ("o", 2, "{0}"), "added": ("o", 1, "{}"), "mintinline": ("om", 1, "{}"),
-    "epigraph": ("", 2, "{}\n{}\n"), "grantsponsor": ("m", 2, "{0}"), "grantnum": ("om", 1, "{}"), "refstring": ("", 1, "{}"),
-    "marginalia": ("o", 1, " ({})"),
+    "epigraph": ("", 2, "{}\n{}\n"), "grantsponsor": ("m", 2, "{0}"), "grantnum": ("om", 1, "{}"),
+    "refs": ("m", 0, "[*]"), "xref": ("m", 0, "*"),  # harvmac
     # algorithm2e: {condition}{block}; in algpseudocode the block is not in braces, and what stands before the first {} is printed
     "If": ("p", 2, "if {}\n{}\nend\n"), "uIf": ("p", 2, "if {}\n{}\n"), "lIf": ("p", 2, "if {} then {}\n"),
     "ElseIf": ("p", 2, "else if {}\n{}\nend\n"), "uElseIf": ("p", 2, "else if {}\n{}\n"), "lElseIf": ("p", 2, "else if {} then {}\n"),
@@ -382,6 +386,14 @@ DOTTED = {
     "ie": "i.e", "Ie": "I.e", "eg": "e.g", "Eg": "E.g", "cf": "cf", "Cf": "Cf", "etc": "etc", "etal": "et al", "wrt": "w.r.t", "vs": "vs", "aka": "a.k.a",
     "iid": "i.i.d", "dof": "d.o.f", "onedot": "", "@onedot": "",
 }  # fmt: skip
+# Plain TeX's floats, which end at \\endinsert.
+INSERTS = words("topinsert midinsert pageinsert")
+FOOTNOTES = words(
+    "footnote footnotetext blfootnote tablefootnote foot endnote sidenote vfootnote symbolfootnote blankfootnote"
+)
+# Drawings whose last argument in braces holds them, and the commands between which others stand.
+DRAWN = words("xymatrix xygraph tikzcdset chemfig qtree Tree")
+DRAWN_UNTIL = {"xy": "\\endxy", "diagram": "\\enddiagram", "pspicture": "\\endpspicture", "picture": "\\endpicture"}
 # Signs of \\ding: (first and last number, character of the first), and those out of their row.
 DING_ROWS = ((33, 126, 0x2701), (161, 167, 0x2761), (172, 181, 0x2460), (182, 254, 0x2776))
 DINGS = {
