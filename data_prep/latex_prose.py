@@ -12,6 +12,7 @@ from unicodedata import normalize
 
 from data_prep.latex_acronyms import USES, Acronym, write_out
 from data_prep.latex_source import (
+    GROUP,
     MATH_TOKEN,
     Source,
     balanced,
@@ -77,6 +78,7 @@ MAX_TWO_COLUMNS = 3  # a paper begins them once
 TWO_COLUMN_CHARS = 50_000  # that may stand above both columns: authors, abstract
 BIBITEM_CHARS = 2_000
 DRAWING_CHARS = 4_000  # of \\tikz without braces
+SHORT_CHARS = 400  # of an argument of a command that nobody knows, for the next to be parted from it
 ARGUMENT_CHARS = 200  # of an environment that nobody knows
 
 
@@ -86,16 +88,17 @@ LOOK_IN_MATH = (
     r"|input|include|raisebox|tikz|vspace|index|IEEEnonumber|IEEEyesnumber"
 )
 MATH_CHARS = r"[^$\\{}\n]*"
-MATH_COMMAND = rf"\\(?!{LOOK_IN_MATH}|begin)[^\n]"
+FIRST_LETTERS = "bleinpxrtvI"  # of those and of begin
+MATH_COMMAND = rf"\\(?:[^{FIRST_LETTERS}\n]|(?!{LOOK_IN_MATH}|begin)[{FIRST_LETTERS}])"
 INNER_GROUP = rf"\{{{MATH_CHARS}(?:{MATH_COMMAND}{MATH_CHARS})*\}}"
 MATH_GROUP = rf"\{{{MATH_CHARS}(?:(?:{MATH_COMMAND}|{INNER_GROUP}){MATH_CHARS})*\}}"
 FORMULA = rf"\$(?=[^$]){MATH_CHARS}(?:(?:{MATH_COMMAND}|{MATH_GROUP}){MATH_CHARS})*\$"
 DISPLAY_CHARS = r"[^$\\{}\n]*(?:\n(?!\s*\n)[^$\\{}\n]*)*"
-DISPLAY_COMMAND = rf"\\(?!{LOOK_IN_MATH}|begin)[^][\n]"  # at another \[ the first is known not to end
+DISPLAY_COMMAND = rf"\\(?:[^][{FIRST_LETTERS}\n]|(?!{LOOK_IN_MATH}|begin)[{FIRST_LETTERS}])"  # at another \[ the first is known not to end
 DISPLAY = rf"\\\[(?!\s*\\\]){DISPLAY_CHARS}(?:(?:{DISPLAY_COMMAND}|{MATH_GROUP}){DISPLAY_CHARS}){{0,100}}\\\]"
 KEPT = (  # structure that stays as it is written; other names of environments are looked up
     r"\\item (?=\S)|\\(?:begin|end)\{(?:proof|thm|theorem|lem|lemma|prop|proposition|cor|corollary|defn?|definition|rem|remark"
-    r"|ex|example)\}(?!\[)"
+    r"|ex|example)\}(?!\[\s*[A-Za-z]+\s*[=,])"
 )
 PLAIN = r"[^\\{}$~&`'-]*"
 TOKEN = re.compile(r"\\([A-Za-z@]+|[\s\S])|[{}$~&]|``?|''|---?")
@@ -107,7 +110,7 @@ NAME = re.compile(r"\s*\{\s*([^{}\\$%&#~]*?)\s*\}")
 BLANK_LINES = re.compile("\n\n\n+")
 PARAGRAPH = re.compile(r"\n[ \t]*\n")
 IN_MATH = re.compile(
-    rf"\\(?=[bleinpxrtvI])(?:({LOOK_IN_MATH})(?![A-Za-z@])|begin\s*\{{({'|'.join(sorted(REMOVED_IN_MATH))})\}})"
+    rf"\\(?=[{FIRST_LETTERS}])(?:({LOOK_IN_MATH})(?![A-Za-z@])|begin\s*\{{({'|'.join(sorted(REMOVED_IN_MATH))})\}})"
     r"|\n[ \t]*\n\s*"
 )
 UNIT = r"(?:pt|cm|mm|in|em|ex|pc|bp|sp|dd|cc|mu|fil+)(?![A-Za-z])"
@@ -297,10 +300,10 @@ class Cleaner:
             self.note("reference", start, found.end(), name)
             self.out.append("*")
             return found.end()
-        end = self.source.group_end(pos)
+        end = self.short_group_end(pos)
         if end < 0 or text[end : end + 1] != "{":
             return pos
-        while text[pos : pos + 1] == "{" and (found_group := self.group(pos)):
+        while text[pos : pos + 1] == "{" and self.short_group_end(pos) > 0 and (found_group := self.group(pos)):
             inner, pos = found_group
             if inner and self.out and self.out[-1][-1:].isalnum() and inner[0].isalnum():
                 inner = " " + inner
@@ -314,6 +317,15 @@ class Cleaner:
     def braced(self, pos: int) -> int:
         """The place behind the group at `pos`, or `pos` where none is."""
         return skip_group(self.source, pos)
+
+    def short_group_end(self, pos: int) -> int:
+        """`text[pos]` is `{`: the place after its `}` if that is near, else -1; it spares the search for the end of a chapter."""
+        text = self.text
+        close = text.find("}", pos, pos + SHORT_CHARS)
+        if close > 0 and text[close - 1] != "\\" and text.find("{", pos + 1, close) < 0:
+            return close + 1
+        match = GROUP.match(text, pos, pos + SHORT_CHARS) if close > 0 else None
+        return match.end() if match else -1
 
     def arguments(self, pos: int, count: int) -> tuple[list[str], int] | None:
         """`count` cleaned arguments in braces at `pos` and the place after them, or None where there are fewer."""
@@ -416,7 +428,7 @@ class Cleaner:
         self.note("command", start, pos, name)
         if not DROPPED[name]:
             pos = self.after_word(pos)
-        return pos if name in ENDS_PARAGRAPH else self.past_line_end(pos)
+        return self.past_line_end(pos) if self.text[pos : pos + 1] == "\n" and name not in ENDS_PARAGRAPH else pos
 
     def front(self, name: str, start: int, pos: int) -> int:
         """\\author … \\endauthor of AMS-TeX goes, as \\author{…} does."""
@@ -1095,7 +1107,7 @@ class Cleaner:
             return pos
         if text[pos : pos + 1] != "{" or name in WITHOUT_ARGUMENTS or STYLED.match(text, pos):
             return pos
-        close = self.source.group_end(pos)
+        close = self.short_group_end(pos)
         if not pos < close < pos + ARGUMENT_CHARS or "\n\n" in text[pos:close]:
             return pos
         if LENGTH_IN_BRACES.match(text, pos):
