@@ -85,10 +85,10 @@ ARGUMENT_CHARS = 200  # of an environment that nobody knows
 # Inside these a formula needs a look; all others are copied as they are.
 LOOK_IN_MATH = (
     r"label|nonumber|notag|ensuremath|xspace|ifmmode|protect|includegraphics|epsfig|psfig|epsfbox|epsffile|epsfxsize|epsfysize"
-    r"|input|include|raisebox|tikz|vspace|index|IEEEnonumber|IEEEyesnumber"
+    r"|input|include|raisebox|tikz|index|IEEEnonumber|IEEEyesnumber"
 )
 MATH_CHARS = r"[^$\\{}\n]*"
-FIRST_LETTERS = "bleinpxrtvI"  # of those and of begin
+FIRST_LETTERS = "bleinpxrtI"  # of those and of begin
 MATH_COMMAND = rf"\\(?:[^{FIRST_LETTERS}\n]|(?!{LOOK_IN_MATH}|begin)[{FIRST_LETTERS}])"
 INNER_GROUP = rf"\{{{MATH_CHARS}(?:{MATH_COMMAND}{MATH_CHARS})*\}}"
 MATH_GROUP = rf"\{{{MATH_CHARS}(?:(?:{MATH_COMMAND}|{INNER_GROUP}){MATH_CHARS})*\}}"
@@ -1268,8 +1268,6 @@ class Cleaner:
                     pos = end
             elif name in ("label", "input", "include", "index"):
                 pos = skip_group(source, pos)
-            elif name == "vspace":
-                pos = skip_group(source, pos + inner.startswith("*", pos))
             elif name == "tikz":
                 pos = max(pos, drawing_end(source, skip_option(source, pos)))
             elif name == "includegraphics":

@@ -38,7 +38,7 @@ FLOATS = words(
     listing listing* figurehere tablehere inlinefigure ytableau feynmandiagram"""
 )
 # Said elsewhere in the paper, or not printed at all.
-UNPRINTED = words("""asciiabstract htmlabstract webabstract keyword keywords IEEEkeywords icmlauthorlist""")
+UNPRINTED = words("asciiabstract htmlabstract webabstract icmlauthorlist")
 REFERENCES = words(
     """thebibliography references references* chapthebibliography bibdiv biblist bibsection thereferences REFERENCES
     thebibliography*"""
