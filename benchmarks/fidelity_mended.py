@@ -42,8 +42,10 @@ UNPRINTED = {
     r"(?s:\\begin\s*\{(?:ascii|html|web)abstract\}.*?\\end\s*\{(?:ascii|html|web)abstract\})": "0903.0180: abstracts for other media",
     r"(?s:\\(?:mid|top|page)insert(?![A-Za-z]).*?\\endinsert)": "hep-lat/9107002: tables are formulas of the text",
     r"(?s:\\begin\s*\{tikz\}.*?\\end\s*\{tikz\})": "9912.00136: what a drawing is made of is words",
+    rf"\\tikzstyle\s*{GROUP}\s*=\s*\[[^\]]*\]": "1009.5025: how drawings look is words",
+    rf"\\(?:sub)*(?:section|chapter)mark\s*{GROUP}": "9912.00173: running heads are words a second time",
     rf"\\tikz{OPTIONS}{GROUP}": "1108.5386: what a drawing within a formula is made of is formula",
-    rf"\\IfEqCase{OPTIONS}{GROUP}\s*{GROUP}": "9912.00020: branches that are not taken are words",
+    rf"\\If(?:Str)?EqCase{OPTIONS}{GROUP}\s*{GROUP}": "9912.00020: branches that are not taken are words",
     r"(?s:\\thebibliography\s*\{.*)": "9912.00127: a bibliography without its environment is words",
     rf"\\(?:setlength|addtolength|definecolor|newcolumntype|lstset|lstinputlisting){OPTIONS}{GROUP}(?:\s*{GROUP}){{0,2}}": "2207.08972: settings of packages are words",
 }
