@@ -10,12 +10,15 @@ from typing import NamedTuple
 from data_prep.latex_source import Source, read_argument, read_option
 
 MAX_ACRONYMS = 1_000  # of one paper
-DEFINITIONS = "acro acrodef newacro newacronym DeclareAcronym acroindefinite"
-FIELD = re.compile(r"(?:^|[,\s])(short|long)\s*=\s*(\{?)")
-USE = re.compile(r"([iI]?)(?:([aA]c)|([gG]ls)|(acr))(|s|l|f|short|long|full)(p|pl|\*)?")  # every name in USES
-STYLES = {"s": "short", "l": "long", "f": "full"}
+DEFINITIONS = "acro acrodef newacro newacronym newabbreviation DeclareAcronym acroindefinite newglossaryentry"
+FIELD = re.compile(r"(?:^|[,\s])(short|long|name|text)\s*=\s*(\{?)")
+USE = re.compile(  # every name in USES
+    r"([iI]?)(?:([aA]c)|([gG]ls)(?:xtr|entry)?|(acr))(|s|l|f|short|long|full|name|text|first)(p|pl|\*)?"
+)
+STYLES = {"s": "short", "l": "long", "f": "full", "n": "short", "t": "short"}
 USES = """ac acs acl acf acp acsp aclp acfp Ac Acp Acl Acf iac Iac gls Gls glspl Glspl acrshort acrlong acrfull
-    acrshortpl acrlongpl acrfullpl""".split()
+    acrshortpl acrlongpl acrfullpl glsxtrshort glsxtrlong glsxtrfull glsxtrshortpl glsxtrlongpl glsxtrfullpl
+    glsentryshort glsentrylong glsentryfull glsentryname glsentrytext glsname glstext glsfirst""".split()
 
 
 class Acronym(NamedTuple):
@@ -28,16 +31,16 @@ class Acronym(NamedTuple):
 
 def define_acronym(found: dict[str, Acronym], source: Source, name: str, pos: int) -> None:
     """Add what the command `name` with its arguments at `pos` defines to `found`; the last definition of a key holds."""
-    if name == "newacronym":
+    if name in ("newacronym", "newabbreviation"):
         _, pos = read_option(source, pos)
     key, pos = read_argument(source, pos)
     option, pos = read_option(source, pos)
     first, pos = read_argument(source, pos)
     if not key or first is None or len(found) >= MAX_ACRONYMS:
         return
-    if name in ("newacronym", "acroindefinite"):
+    if name in ("newacronym", "newabbreviation", "acroindefinite"):
         second, pos = read_argument(source, pos)
-        if second is not None and name == "newacronym":
+        if second is not None and name != "acroindefinite":
             found[key] = Acronym(first, second)
         elif second is not None and key in found:
             found[key] = found[key]._replace(articles=(first, second))
@@ -45,6 +48,11 @@ def define_acronym(found: dict[str, Acronym], source: Source, name: str, pos: in
         fields = read_fields(first)
         if "short" in fields and "long" in fields:
             found[key] = Acronym(fields["short"], fields["long"])
+    elif name == "newglossaryentry":
+        fields = read_fields(first)
+        word = fields.get("text", fields.get("name"))
+        if word:
+            found[key] = Acronym(word, word)
     else:
         found[key] = Acronym(key if option is None else option, first)
 
@@ -66,7 +74,7 @@ def write_out(name: str, acronym: Acronym, is_first: bool) -> str:
     ending = "s" if match and match[6] in ("p", "pl") else ""
     short, long = acronym.short + ending, acronym.long + ending
     style = STYLES.get(style, "full" if is_first else "short")
-    words = {"short": short, "long": long, "full": f"{long} ({short})"}[style]
+    words = {"short": short, "long": long, "full": f"{long} ({short})" if long != short else long}[style]
     if match and match[1]:
         words = f"{acronym.articles[style != 'short']} {words}"
     return words[:1].upper() + words[1:] if name[:1].isupper() else words

@@ -38,6 +38,12 @@ HEADINGS = ("\\part", "\\chapter", "\\section")
 REGISTERS = re.compile(
     r"\\new(?:count|dimen|skip|muskip|toks|length)\s*\{?\s*\\([A-Za-z@]+)"
 )  # that the author declares
+KEYWORDS = re.compile(
+    r"\\SetKw(InOut|Input|Function|Data|)\s*\{\s*([A-Za-z]+)\s*\}\s*\{([^{}\\$]*)\}"
+)  # of algorithm2e
+KEYWORD_FORMS = {  # how many arguments each kind takes, and what it prints of its word and of them
+    "InOut": (1, "{}: {{}}\n"), "Input": (1, "{}: {{}}\n"), "Function": (1, "{}({{}})"), "Data": (0, "{}"), "": (0, "{} "),
+}  # fmt: skip
 OPENED = re.compile(r"\*?\{")
 PART_NAMES = {
     "introduction": re.compile(r"(?i)\bintroduction\b"),
@@ -91,6 +97,9 @@ def clean_latex(
     body = expander.expand(text[start:]) + expander.tail
     cleaner = Cleaner(body, keep_captions=keep_captions, explain=None if explain is None else [])
     cleaner.registers = frozenset(REGISTERS.findall(text))
+    for kind, name, word in KEYWORDS.findall(text):
+        count, form = KEYWORD_FORMS[kind]
+        cleaner.keywords[name] = ("", count, form.format(word))
     for key, acronym in list(expander.acronyms.items()):
         short, long = (one_line(expander, form) for form in (acronym.short, acronym.long))
         cleaner.acronyms[key] = acronym._replace(short=short, long=long)

@@ -77,7 +77,7 @@ ABSTRACT_PARTS = 6  # context, aims, methods, results, conclusions, and what sta
 MAX_TWO_COLUMNS = 3  # a paper begins them once
 TWO_COLUMN_CHARS = 50_000  # that may stand above both columns: authors, abstract
 BIBITEM_CHARS = 2_000
-DRAWING_CHARS = 4_000  # of \\tikz without braces
+DRAWING_CHARS = 2_000  # of \\tikz without braces
 SHORT_CHARS = 400  # of an argument of a command that nobody knows, for the next to be parted from it
 ARGUMENT_CHARS = 200  # of an environment that nobody knows
 
@@ -164,6 +164,9 @@ DRAWING_TOKEN = re.compile(r"\\[\s\S]|[{};]")
 CONTROL_WORD = re.compile(r"\\[A-Za-z]+")
 HARVMAC_NAME = re.compile(r"\s*\\[A-Za-z]+\s*(?=\{)")
 BOX = re.compile(r"\s*\\(?:hbox|vbox|vtop|vcenter)(?![A-Za-z])")
+REFERENCES_HEADING = re.compile(
+    r"\\(?:sub)?(?:section|chapter)\*?\{(?:References?|REFERENCES|Bibliography|Literature|Literature [Cc]ited)\}"
+)
 CITING = re.compile(r"cite(?:s|p|t|n|a|alt|alp|year|author|online|num|text|sup|full)?$")
 KEY = re.compile(r"\{[^{}\\$\n]{1,100}\}")
 LABEL_KEY = re.compile(r"\{(?=[^{}\\$\n]{0,100}[A-Za-z])[^{}\\$\n]{1,100}\}")
@@ -211,6 +214,7 @@ class Cleaner:
         self.warnings: set[str] = set()
         self.restated: list[str] = []  # the environments that restatable stands for
         self.registers: frozenset[str] = frozenset()  # counters and lengths that the author declared
+        self.keywords: dict[str, tuple[str, int, str]] = {}  # of algorithm2e, as PATTERNS
         self.num_unwrapped_columns = 0
         self.quotes = 0  # that are open around
         self.acronyms: dict[str, Acronym] = {}
@@ -281,6 +285,8 @@ class Cleaner:
             found = ASSIGNED.match(self.text, pos)
             end = found.end() if found else pos
             return self.past_line_end(self.skip("m", end) if self.text[end - 1] == "=" else end)
+        if name in self.keywords:
+            return self.pattern(name, start, pos)
         behind_name = pos
         pos = self.after_word(pos)
         if self.text[pos : pos + 1] == "=" and (found := ASSIGNED_LENGTH.match(self.text, pos)):
@@ -452,10 +458,10 @@ class Cleaner:
 
     def pattern(self, name: str, start: int, pos: int) -> int:
         """A command of PATTERNS: its arguments with what it prints between them."""
-        signature, count, printed = PATTERNS[name]
+        signature, count, printed = PATTERNS.get(name) or self.keywords[name]
         found = self.arguments(self.skip(signature, pos), count)
         if found is None:
-            word = printed.split("{")[0].strip()
+            word = printed.split("{")[0].strip(" \n(")
             self.out.append(word and word + " ")
             return skip_spaces(self.text, pos)
         words = printed.format(*found[0])
@@ -824,7 +830,7 @@ class Cleaner:
             return pos
         inner = self.text[start:end]
         plain = self.text[pos:end].lstrip("*")[1:-1]
-        self.out.append(inner if SPECIAL.search(plain) or name == "lstinline" else plain)
+        self.out.append(inner if SPECIAL.search(plain) or self.text[pos : pos + 1] == "[" else plain)
         return end
 
     def accent(self, name: str, start: int, pos: int) -> int:
@@ -1100,8 +1106,8 @@ class Cleaner:
             if OPTION_OF_SETTINGS.match(text, pos, pos + 200) and (close := self.source.option_end(pos)) > 0:
                 found = NAME_IN_OPTION.search(text, pos, close)
                 if found:
-                    self.out.append("[" + self.prose(found.start(1), found.end(1)).strip().removeprefix("{") + "]")
-                return close
+                    self.out.append("[" + self.prose(found.start(1), found.end(1)).strip() + "]")
+                return close if text[close : close + 1] != "{" else self.environment_arguments(name, close)
             if end:
                 self.out.append(self.prose(pos, end))
             return pos
@@ -1115,7 +1121,8 @@ class Cleaner:
         if found_group := self.group(pos):
             if inner := found_group[0].strip():
                 self.out.append(f"[{inner}]")
-            return close
+            label = LABEL_KEY.match(text, close)  # the name of a box of tcolorbox may be followed by its label
+            return label.end() if label and ":" in label[0] else close
         return pos
 
     def close(self, tag: str) -> None:
@@ -1157,6 +1164,8 @@ class Cleaner:
                 return len(self.text)
             return pos
         self.note("references" if name in REFERENCES else f"environment {name}", start, end)
+        if name in REFERENCES:
+            self.drop_heading()
         if self.keep_captions and name not in REFERENCES:
             place = self.text.find("\\caption", pos, end)
             while place >= 0 and self.nesting < MAX_NESTING:
@@ -1165,6 +1174,15 @@ class Cleaner:
             self.out += [f"\n\n{caption}\n\n" for caption in self.captions]
             self.captions.clear()
         return end
+
+    def drop_heading(self) -> None:
+        """A heading `References` directly before the list goes with it."""
+        out = self.out
+        last = len(out) - 1
+        while last >= 0 and (not out[last] or out[last].isspace()):
+            last -= 1
+        if last >= 0 and REFERENCES_HEADING.fullmatch(out[last]):
+            del out[last:]
 
     def nested_end(self, name: str, pos: int) -> int:
         """The place after the \\end{name} that closes; up to a dozen of the same name may lie within."""
@@ -1314,6 +1332,8 @@ def drawing_end(source: Source, pos: int) -> int:
     start = skip_blanks(source.text, pos)
     if source.text[start : start + 1] == "{":
         return source.group_end(start)
+    if source.text.find(";", pos, start + DRAWING_CHARS) < 0:
+        return -1
     while match := DRAWING_TOKEN.search(source.text, pos, start + DRAWING_CHARS):
         pos = match.end()
         if match[0] == ";":

@@ -148,7 +148,7 @@ DROPPED: dict[str, str] = {
             xspaceskip maxdepth splittopskip predisplaypenalty postdisplaypenalty vglue hglue mkern mskip
             itemsep parsep topsep partopsep leftmargin rightmargin listparindent labelwidth labelsep hrule vrule
             mag delimitershortfall delimiterfactor pdfoutput pdfcompresslevel interfootnotelinepenalty language medmuskip thinmuskip
-            thickmuskip linepenalty openup epsscale tabskip
+            thickmuskip linepenalty openup tabskip
             nulldelimiterspace predisplaysize hyphenpenalty exhyphenpenalty showboxdepth showboxbreadth
             parfillskip abovecaptionskip belowcaptionskip fam tracingall settabs""",
         "n": "box copy unhbox unhcopy unvbox unvcopy lastbox closein closeout",
@@ -183,7 +183,7 @@ DROPPED: dict[str, str] = {
             AtBeginDocument AtEndDocument AtEveryBibitem AtEveryCitekey floatstyle restylefloat usepgfplotslibrary tcbset tcbuselibrary
             psset linelabel pagerange volnumber firstpage pubvolume issuenum articlenumber externalbibliography appendixtitles
             IEEEpubid IEEEtriggeratref IEEEtriggercmd arxivnumber eads corauthref placefigure placetable journalinfo
-            equalcont authorsaddresses acmBooktitle acmSubmissionID settopmatter correspondingauthor submitjournal terms
+            equalcont epsscale authorsaddresses acmBooktitle acmSubmissionID settopmatter correspondingauthor submitjournal terms
             CopyrightYear crdata numberofauthors fnm sur speaker FullConference runtitle reftitle asciiabstract htmlabstract webabstract
             printAffiliationsAndNotice leftheadtext rightheadtext pageheight pagewidth hcorrection vcorrection
             thebibliography arrayrulecolor doublerulesepcolor mdfsetup RestyleAlgo SetAlgoSkip SetAlgoNlRelativeSize SetAlCapSkip SetAlFnt SetVlineSkip
@@ -206,7 +206,7 @@ DROPPED: dict[str, str] = {
         "mmmo": "newfloat category",
         "omo": "declaretheorem",
         "omom": "lstdefinelanguage multirow",
-        "ommm": "newacronym",
+        "ommm": "newacronym newabbreviation",
         "ommmm": "newtcbtheorem",
         "omoom": "newtcolorbox",
         "omomo": "newmdtheoremenv",
@@ -226,7 +226,7 @@ DROPPED: dict[str, str] = {
         "*mommmmo": "titleformat titlecontents",
         "om": """
             includepdf PassOptionsToPackage RequirePackage usepackage documentclass documentstyle LoadClass
-            bibliographyunit acmConference lstinputlisting verbatiminput listinginput ead cormark
+            bibliographyunit acmConference lstinputlisting verbatiminput listinginput figcaption corauth ead cormark
             fnmark setlist thispdfpagelabel captionsetup received revised accepted published ccsdesc
             cortext tnotetext fntext nonumnote setdefaultlanguage setotherlanguage setmainfont setsansfont color
             pagecolor rowcolor cellcolor columncolor fancyhead fancyfoot fancyhf lhead rhead chead lfoot rfoot
@@ -266,7 +266,7 @@ CLOSED_BY_END = words("author affil address curraddr email thanks keywords subjc
 # The first arguments of these go, what follows them is text.
 UNWRAPPED: dict[str, str] = {
     "textcolor": "om", "colorbox": "om", "fcolorbox": "omm", "parbox": "ooom", "raisebox": "moo", "makebox": "poo", "framebox": "poo",
-    "scalebox": "mo", "resizebox": "*mm", "hyperref": "o", "hyperlink": "m", "foreignlanguage": "m", "fontsize": "mm", "rotatebox": "om",
+    "scalebox": "mo", "resizebox": "*mm", "hyperref": "o", "hyperlink": "m", "glsdisp": "m", "glslink": "m", "foreignlanguage": "m", "fontsize": "mm", "rotatebox": "om",
     "adjustbox": "m", "adjustimage": "m", "shortstack": "o", "savebox": "moo", "multicolumn": "mm", "multirow": "omom", "put": "p", "makecell": "o",
     "ifthenelse": "m", "iftoggle": "m", "nottoggle": "m", "ifbool": "m", "notbool": "m",  # whose test only TeX can carry out
     **dict.fromkeys(words("""emph textbf textit texttt textsc textsf textrm textup textmd textsl textnormal underline uline text mbox
