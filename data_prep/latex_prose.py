@@ -50,6 +50,7 @@ from data_prep.latex_tables import (
     NEED_OBJECT,
     PATTERNS,
     QUIET_WRAPPERS,
+    QUOTES,
     RAISED,
     RAW_ENVIRONMENTS,
     REFERENCES,
@@ -92,7 +93,7 @@ FIRST_LETTERS = "bleinpxrtI"  # of those and of begin
 MATH_COMMAND = rf"\\(?:[^{FIRST_LETTERS}\n]|(?!{LOOK_IN_MATH}|begin)[{FIRST_LETTERS}])"
 INNER_GROUP = rf"\{{{MATH_CHARS}(?:{MATH_COMMAND}{MATH_CHARS})*\}}"
 MATH_GROUP = rf"\{{{MATH_CHARS}(?:(?:{MATH_COMMAND}|{INNER_GROUP}){MATH_CHARS})*\}}"
-FORMULA = rf"\$(?=[^$]){MATH_CHARS}(?:(?:{MATH_COMMAND}|{MATH_GROUP}){MATH_CHARS})*\$"
+FORMULA = rf"\$(?=[^$])(?!\^\{{?\[?\\cite){MATH_CHARS}(?:(?:{MATH_COMMAND}|{MATH_GROUP}){MATH_CHARS})*\$"
 DISPLAY_CHARS = r"[^$\\{}\n]*(?:\n(?!\s*\n)[^$\\{}\n]*)*"
 DISPLAY_COMMAND = rf"\\(?:[^][{FIRST_LETTERS}\n]|(?!{LOOK_IN_MATH}|begin)[{FIRST_LETTERS}])"  # at another \[ the first is known not to end
 DISPLAY = rf"\\\[(?!\s*\\\]){DISPLAY_CHARS}(?:(?:{DISPLAY_COMMAND}|{MATH_GROUP}){DISPLAY_CHARS}){{0,100}}\\\]"
@@ -166,6 +167,9 @@ HARVMAC_NAME = re.compile(r"\s*\\[A-Za-z]+\s*(?=\{)")
 BOX = re.compile(r"\s*\\(?:hbox|vbox|vtop|vcenter)(?![A-Za-z])")
 REFERENCES_HEADING = re.compile(
     r"\\(?:sub)?(?:section|chapter)\*?\{(?:References?|REFERENCES|Bibliography|Literature|Literature [Cc]ited)\}"
+)
+RAISED_CITATION = re.compile(
+    r"\^\{?[\[(]?\s*(?:\\(?:cite|citep|onlinecite|citenum)\s*(?:\[[^][]{0,80}\]\s*)?\{[^{}]{0,300}\}[-,;\s]*){1,9}[\])]?\s*\}?"
 )
 CITING = re.compile(r"cite(?:s|p|t|n|a|alt|alp|year|author|online|num|text|sup|full)?$")
 KEY = re.compile(r"\{[^{}\\$\n]{1,100}\}")
@@ -452,7 +456,7 @@ class Cleaner:
         self.note("command", start, end, name)
         if name[0] == "v":
             return self.past_line_end(end)
-        if not NO_SPACE.match(self.text, after):
+        if not NO_SPACE.match(self.text, after) and self.text[end : end + 1] not in (",", ".", ";", ":", ")"):
             self.out.append(" ")
         return end
 
@@ -495,7 +499,7 @@ class Cleaner:
     def quote(self, name: str, start: int, pos: int) -> int:
         """\\enquote{text} -> “text”, within another and starred 'text'."""
         single = self.text[pos : pos + 1] == "*" or self.quotes > 0
-        pos = self.skip("*oo", pos)
+        pos = self.skip(QUOTES[name], pos)
         self.quotes += 1
         found = self.group(pos)
         self.quotes -= 1
@@ -877,6 +881,7 @@ class Cleaner:
                 self.nesting += 1
                 self.title = " ".join(self.prose(after, closing).split())
                 self.nesting -= 1
+                return closing + len("\\end" + name)
             return pos
         found = self.group(after)
         if found is None:
@@ -1218,6 +1223,10 @@ class Cleaner:
             self.warnings.add("a $ has no partner")
             return start + 1
         inner = text[start + 1 : end]
+        if inner[:1] == "^" and RAISED_CITATION.fullmatch(inner):
+            self.note("citation", start, end + 1)
+            self.trim()
+            return end + 1
         if inner.count("{") != inner.count("}"):
             end = self.balanced_dollar(start + 1, min(limit, start + 4000), end)
             inner = text[start + 1 : end]
@@ -1458,7 +1467,7 @@ def build_tokens() -> dict[str, str | Handler]:
         (Cleaner.dotted, tuple(DOTTED)),
         (Cleaner.fraction, ("nicefrac", "sfrac", "unitfrac", "frac", "tfrac", "dfrac")),
         (Cleaner.script, ("textsuperscript", "textsubscript")),
-        (Cleaner.quote, ("enquote", "textquote", "blockquote", "foreignquote")),
+        (Cleaner.quote, tuple(QUOTES)),
         (Cleaner.char, ("char", "symbol")),
         (Cleaner.numbers, ("num", "ang", "numrange", "numlist", "SIrange", "qtyrange", "SIlist", "qtylist")),
         (Cleaner.string_test, ("IfStrEq", "IfEq", "IfStrEqCase", "IfEqCase")),

@@ -290,13 +290,15 @@ UNITS = {
     "MHz": "MHz", "GHz": "GHz", "THz": "THz", "mN": "mN", "kN": "kN", "MN": "MN", "Pa": "Pa", "kPa": "kPa", "MPa": "MPa", "GPa": "GPa", "mK": "mK", "uK": "µK",
     "meV": "meV", "eV": "eV", "keV": "keV", "MeV": "MeV", "GeV": "GeV", "TeV": "TeV", "kJ": "kJ", "kWh": "kWh", "mohm": "mΩ", "kohm": "kΩ", "Mohm": "MΩ",
     "fF": "fF", "pF": "pF", "nF": "nF", "uF": "µF", "mF": "mF", "mH": "mH", "uH": "µH", "dB": "dB", "mT": "mT", "uT": "µT", "uC": "µC", "nC": "nC", "pC": "pC",
-    "bar": "bar", "mbar": "mbar", "parsec": "pc", "pc": "pc", "lightyear": "ly", "clight": "c", "planckbar": "ħ", "electronmass": "mₑ", "knot": "kn",
+    "bar": "bar", "mbar": "mbar", "parsec": "pc", "pc": "pc", "lightyear": "ly", "clight": "c", "planckbar": "ħ", "electronmass": "mₑ", "knot": "kn", "mu": "µ",
     **{letter: letter for letter in "mgsAKNWVJTFCHSL"}, "cd": "cd", "rad": "rad", "arcsec": "″", "arcmin": "′", "micron": "µm", "ppm": "ppm", "per\\cent": "\\%",
     "femto": "f", "pico": "p", "nano": "n", "milli": "m", "centi": "c", "deci": "d", "hecto": "h", "kilo": "k", "mega": "M", "giga": "G", "tera": "T",
     "peta": "P", "kibi": "Ki", "mebi": "Mi", "gibi": "Gi", "tebi": "Ti",
 }  # fmt: skip
 
-UNIT_PREFIXES = words("femto pico nano micro milli centi deci hecto kilo mega giga tera peta kibi mebi gibi tebi per")
+UNIT_PREFIXES = words(
+    "mu femto pico nano micro milli centi deci hecto kilo mega giga tera peta kibi mebi gibi tebi per"
+)
 UNIT_POWERS = {"square": "²", "cubic": "³"}  # these stand before their unit
 # The signs of small numbers above and below the line.
 RAISED = str.maketrans("-+−0123456789", "⁻⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -381,6 +383,9 @@ SYMBOLS = {
     # astronomy: a sign above the decimal point is written before it
     "arcsec": "″", "arcmin": "′", "degr": "°", "farcs": "″.", "farcm": "′.", "fdg": "°.", "fh": "ʰ.", "fm": "ᵐ.", "fs": "ˢ.", "fd": "ᵈ.", "fp": "ᵖ.",
 }  # fmt: skip
+# Commands that put their last argument in quotation marks, and what stands before it.
+QUOTES = {"enquote": "*", "textquote": "*oo", "blockquote": "*oo", "foreignquote": "*m", "hyphenquote": "*m", "textcquote": "*oom",
+          "blockcquote": "*oom", "foreigntextquote": "*moo", "say": ""}  # fmt: skip
 # The abbreviations of the classes of computer vision: a point follows unless one is there, then a blank unless punctuation is.
 DOTTED = {
     "ie": "i.e", "Ie": "I.e", "eg": "e.g", "Eg": "E.g", "cf": "cf", "Cf": "Cf", "etc": "etc", "etal": "et al", "wrt": "w.r.t", "vs": "vs", "aka": "a.k.a",
