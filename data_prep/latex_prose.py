@@ -171,7 +171,8 @@ REFERENCES_HEADING = re.compile(
 RAISED_CITATION = re.compile(
     r"\^\{?[\[(]?\s*(?:\\(?:cite|citep|onlinecite|citenum)\s*(?:\[[^][]{0,80}\]\s*)?\{[^{}]{0,300}\}[-,;\s]*){1,9}[\])]?\s*\}?"
 )
-CITING = re.compile(r"cite(?:s|p|t|n|a|alt|alp|year|author|online|num|text|sup|full)?$")
+REFERRING = ("ref", "Ref", "refs", "Refs")
+CITING = re.compile(r"[cC]ite(?:s|p|t|n|a|alt|alp|year|author|online|num|text|sup|full)?$")
 KEY = re.compile(r"\{[^{}\\$\n]{1,100}\}")
 LABEL_KEY = re.compile(r"\{(?=[^{}\\$\n]{0,100}[A-Za-z])[^{}\\$\n]{1,100}\}")
 NO_XSPACE = re.compile(  # after xspace
@@ -303,10 +304,10 @@ class Cleaner:
 
     def unknown_arguments(self, name: str, start: int, behind_name: int, pos: int) -> int:
         """What its name tells is a citation or a reference is read as one; several arguments are kept apart by blanks."""
-        text, lowered = self.text, name.lower()
-        if CITING.search(lowered) and KEY.match(text, pos):
+        text = self.text
+        if ("cite" in name or "Cite" in name) and CITING.search(name) and KEY.match(text, pos):
             return self.cite(name, start, behind_name)
-        if lowered.endswith(("ref", "refs")) and (found := LABEL_KEY.match(text, pos)):
+        if name.endswith(REFERRING) and (found := LABEL_KEY.match(text, pos)):
             self.note("reference", start, found.end(), name)
             self.out.append("*")
             return found.end()
@@ -356,11 +357,11 @@ class Cleaner:
 
     def past_line_end(self, pos: int) -> int:
         """The place behind the line end at `pos` if only removed things stood on its line: for TeX no blank line is there."""
-        text = self.text
-        if text[pos : pos + 1] not in WHITE:
-            return pos
+        text, out = self.text, self.out
+        if text[pos : pos + 1] not in WHITE or not out or out[-1][-1:] not in WHITE_OR_EMPTY:
+            return pos  # most of all
         end = skip_spaces(text, pos)
-        if text[end : end + 1] != "\n" or not ends_in_blank_line(self.out):
+        if text[end : end + 1] != "\n" or not ends_in_blank_line(out):
             return pos
         next_line = skip_spaces(text, end + 1)
         return pos if text[next_line : next_line + 1] == "\n" else end + 1
@@ -1321,6 +1322,7 @@ SPECIAL = re.compile(r"[\\${}%&#~^]")
 RAW_MARK = "\x00"
 WORDS = {**{name: text for name, text in SYMBOLS.items() if name.isalpha()}, **ALGORITHM_WORDS}
 WHITE = frozenset(" \t\n")
+WHITE_OR_EMPTY = frozenset((" ", "\t", "\n", ""))
 PUNCTUATION = {
     "{": "",
     "}": "",
