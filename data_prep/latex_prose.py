@@ -99,7 +99,7 @@ DISPLAY_COMMAND = rf"\\(?:[^][{FIRST_LETTERS}\n]|(?!{LOOK_IN_MATH}|begin)[{FIRST
 DISPLAY = rf"\\\[(?!\s*\\\]){DISPLAY_CHARS}(?:(?:{DISPLAY_COMMAND}|{MATH_GROUP}){DISPLAY_CHARS}){{0,100}}\\\]"
 KEPT = (  # structure that stays as it is written; other names of environments are looked up
     r"\\item (?=\S)|\\(?:begin|end)\{(?:proof|thm|theorem|lem|lemma|prop|proposition|cor|corollary|defn?|definition|rem|remark"
-    r"|ex|example)\}(?!\[\s*[A-Za-z]+\s*[=,])"
+    r"|ex|example)\}(?!\[[^]=\n]{0,100}=)"
 )
 PLAIN = r"[^\\{}$~&`'-]*"
 TOKEN = re.compile(r"\\([A-Za-z@]+|[\s\S])|[{}$~&]|``?|''|---?")
@@ -191,7 +191,10 @@ BRACKET = re.compile(r"\\[\s\S]|[\[\]{]")
 BEHIND_BIBITEM = re.compile(
     r"\n[ \t]*\n|\\bibitem(?![A-Za-z])|\\(?:end|begin)\{|\\(?:section|appendix|par|bye|endthebibliography)(?![A-Za-z])"
 )
-OPTION_OF_SETTINGS = re.compile(r"\[\s*(?:[A-Za-z]+\s*,\s*){0,9}[A-Za-z][A-Za-z-]+\s*=")
+OPTION_OF_SETTINGS = re.compile(  # [label=x], [Name, label=x], [htbp]
+    r"\[(?:(?:[^][{}$\\=]{0,100},)?\s*[A-Za-z-]{2,}(?:\s[a-z]+)?\s*=|(?:[htbp]{2,4}!?|![htbpH]{1,4}|H)\])"
+)
+NAME_BEFORE_SETTINGS = re.compile(r"\[\s*([A-Z][^][,={}]*),")
 NAME_IN_OPTION = re.compile(r"[\[,]\s*(?:name|title)\s*=\s*(\{[^{}]*\}|[^][{},]+)")
 STYLED = re.compile(
     r"\{\s*\\(?:bf|it|em|rm|sl|sc|tt|small|large|footnotesize|noindent|color|bfseries|itshape|label)(?![A-Za-z])"
@@ -1110,7 +1113,7 @@ class Cleaner:
         text = self.text
         if text[pos : pos + 1] == "[":
             if OPTION_OF_SETTINGS.match(text, pos, pos + 200) and (close := self.source.option_end(pos)) > 0:
-                found = NAME_IN_OPTION.search(text, pos, close)
+                found = NAME_IN_OPTION.search(text, pos, close) or NAME_BEFORE_SETTINGS.match(text, pos, close)
                 if found:
                     self.out.append("[" + self.prose(found.start(1), found.end(1)).strip() + "]")
                 return close if text[close : close + 1] != "{" else self.environment_arguments(name, close)
@@ -1134,6 +1137,9 @@ class Cleaner:
     def close(self, tag: str) -> None:
         """Write \\end{…} of an environment that stays; one of which nothing is left goes."""
         out = self.out
+        if out and out[-1][-1:] not in CAN_END_BLANK:  # most of all
+            out.append(tag)
+            return
         last = len(out) - 1
         while last >= 0 and (not out[last] or out[last].isspace()):
             last -= 1
@@ -1322,6 +1328,7 @@ SPECIAL = re.compile(r"[\\${}%&#~^]")
 RAW_MARK = "\x00"
 WORDS = {**{name: text for name, text in SYMBOLS.items() if name.isalpha()}, **ALGORITHM_WORDS}
 WHITE = frozenset(" \t\n")
+CAN_END_BLANK = frozenset((" ", "\t", "\n", "", "}"))
 WHITE_OR_EMPTY = frozenset((" ", "\t", "\n", ""))
 PUNCTUATION = {
     "{": "",
