@@ -39,6 +39,14 @@ UNPRINTED = {
     rf"\\hypertarget\s*{GROUP}": "9912.00092: names of anchors are words",
     rf"\\[A-Za-z]*(?:[rR]ef|label)[A-Za-z]*{OPTIONS}{GROUP}": "0903.0180: keys of \\fullref are words",
     r"\\begin\s*\{(?:itemize|enumerate|description)\}\s*\[[^\]]*\]": "2004.14974: [leftmargin=*] of a list is a word",
+    r"(?s:\\begin\s*\{(?:ascii|html|web)abstract\}.*?\\end\s*\{(?:ascii|html|web)abstract\})": "0903.0180: abstracts for other media",
+    r"(?s:\\(?:mid|top|page)insert(?![A-Za-z]).*?\\endinsert)": "hep-lat/9107002: tables are formulas of the text",
+    r"(?s:\\begin\s*\{tikz\}.*?\\end\s*\{tikz\})": "9912.00136: what a drawing is made of is words",
+    rf"\\tikzstyle\s*{GROUP}\s*=\s*\[[^\]]*\]": "1009.5025: how drawings look is words",
+    rf"\\(?:sub)*(?:section|chapter)mark\s*{GROUP}": "9912.00173: running heads are words a second time",
+    rf"\\tikz{OPTIONS}{GROUP}": "1108.5386: what a drawing within a formula is made of is formula",
+    rf"\\If(?:Str)?EqCase{OPTIONS}{GROUP}\s*{GROUP}": "9912.00020: branches that are not taken are words",
+    r"(?s:\\thebibliography\s*\{.*)": "9912.00127: a bibliography without its environment is words",
     rf"\\(?:setlength|addtolength|definecolor|newcolumntype|lstset|lstinputlisting){OPTIONS}{GROUP}(?:\s*{GROUP}){{0,2}}": "2207.08972: settings of packages are words",
 }
 # A control word whose first letter is an accent's: `\textit` is read as the accent \t and the word "extit" (9912.00038).
@@ -93,6 +101,7 @@ def mend(scorer: ModuleType) -> None:
         formulas = (scorer.norm(formula) for formula in scorer.find_math(text)[0])
         found["F"] = collections.Counter(formula for formula in formulas if formula)
         found["words"] = mended_words(text)
+        found["pct"] = len(re.findall(r"(?<!\\)(?:\\\\)*\\%", unprinted.sub(" ", found["R"])))
         return found
 
     vars(scorer).update(

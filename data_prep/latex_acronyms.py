@@ -10,16 +10,15 @@ from typing import NamedTuple
 from data_prep.latex_source import Source, read_argument, read_option
 
 MAX_ACRONYMS = 1_000  # of one paper
-DEFINITIONS = "acro acrodef newacro newacronym DeclareAcronym acroindefinite newglossaryentry"
+DEFINITIONS = "acro acrodef newacro newacronym newabbreviation DeclareAcronym acroindefinite newglossaryentry"
 FIELD = re.compile(r"(?:^|[,\s])(short|long|name|text)\s*=\s*(\{?)")
-USE = re.compile(
-    r"([iI]?)(?:([aA]c)|([gG]ls)|(acr))(|s|l|f|short|long|full|first|text|name)(p|pl|\*)?"
-)  # every name in USES
-STYLES = {"s": "short", "l": "long", "f": "full", "t": "short", "n": "short"}
-ASIDE = re.compile("entry|xtr")  # \\glsentryshort and \\glsxtrshort print what \\glsshort would
+USE = re.compile(  # every name in USES
+    r"([iI]?)(?:([aA]c)|([gG]ls)(?:xtr|entry)?|(acr))(|s|l|f|short|long|full|name|text|first)(p|pl|\*)?"
+)
+STYLES = {"s": "short", "l": "long", "f": "full", "n": "short", "t": "short"}
 USES = """ac acs acl acf acp acsp aclp acfp Ac Acp Acl Acf iac Iac gls Gls glspl Glspl acrshort acrlong acrfull
-    acrshortpl acrlongpl acrfullpl glstext Glstext glsfirst Glsfirst glsentrytext glsentryname glsentryshort glsentrylong glsentryfull
-    glsxtrshort glsxtrlong glsxtrfull Glsxtrshort Glsxtrlong Glsxtrfull glsxtrshortpl glsxtrlongpl glsxtrfullpl""".split()
+    acrshortpl acrlongpl acrfullpl glsxtrshort glsxtrlong glsxtrfull glsxtrshortpl glsxtrlongpl glsxtrfullpl
+    glsentryshort glsentrylong glsentryfull glsentryname glsentrytext glsname glstext glsfirst""".split()
 
 
 class Acronym(NamedTuple):
@@ -32,16 +31,16 @@ class Acronym(NamedTuple):
 
 def define_acronym(found: dict[str, Acronym], source: Source, name: str, pos: int) -> None:
     """Add what the command `name` with its arguments at `pos` defines to `found`; the last definition of a key holds."""
-    if name == "newacronym":
+    if name in ("newacronym", "newabbreviation"):
         _, pos = read_option(source, pos)
     key, pos = read_argument(source, pos)
     option, pos = read_option(source, pos)
     first, pos = read_argument(source, pos)
     if not key or first is None or len(found) >= MAX_ACRONYMS:
         return
-    if name in ("newacronym", "acroindefinite"):
+    if name in ("newacronym", "newabbreviation", "acroindefinite"):
         second, pos = read_argument(source, pos)
-        if second is not None and name == "newacronym":
+        if second is not None and name != "acroindefinite":
             found[key] = Acronym(first, second)
         elif second is not None and key in found:
             found[key] = found[key]._replace(articles=(first, second))
@@ -69,7 +68,7 @@ def read_fields(text: str) -> dict[str, str]:
 
 def write_out(name: str, acronym: Acronym, is_first: bool) -> str:
     """What \\name{key} prints: write_out("acp", Acronym("AV", "Automated Vehicle"), True) -> "Automated Vehicles (AVs)"."""
-    match = USE.fullmatch(ASIDE.sub("", name, count=1))
+    match = USE.fullmatch(name)
     style = (match[5] if match else "")[:1]
     ending = "s" if match and match[6] in ("p", "pl") else ""
     short, long = acronym.short + ending, acronym.long + ending

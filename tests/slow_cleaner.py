@@ -72,13 +72,13 @@ def closing(text: str, start: int) -> int:
         place += 1
 
 
-def prose(text: str) -> str:
-    """Prose, read from left to right."""
-    out, place = "", 0
+def prose(text: str, out: str = "") -> str:
+    """`out` and the prose, read from left to right."""
+    place = 0
     while place < len(text):
         rest = text[place:]
         if rest[0] in "{}":
-            place += 1
+            place = past_line_end(out, text, place + 1) if rest[0] == "}" else place + 1
         elif rest[0] == "$":
             end = place + 1 + re.search(r"(?<!\\)\$", rest[1:]).start()  # type: ignore[union-attr]
             formula = re.sub(r"\\label\{.*?\}", "", text[place : end + 1])
@@ -91,8 +91,8 @@ def prose(text: str) -> str:
             mark = {"'": "\u0301", '"': "\u0308"}[accent[1]]
             out, place = out + unicodedata.normalize("NFC", accent[2] + mark), place + accent.end()
         elif environment := re.match(r"\\begin\{(\w+)\}", rest):
-            piece, length = whole(environment[1], rest)
-            out, place = out + piece, place + length
+            out, length = whole(environment[1], rest, out)
+            place += length
         elif command := re.match(r"\\[a-z]+", rest):
             out, place = one_command(command[0], text, place, out)
         else:
@@ -100,20 +100,24 @@ def prose(text: str) -> str:
     return out
 
 
-def whole(name: str, rest: str) -> tuple[str, int]:
-    """(the cleaned environment that `rest` begins with, its length)."""
+def whole(name: str, rest: str, out: str) -> tuple[str, int]:
+    """(`out` and the cleaned environment that `rest` begins with, its length)."""
     depth = 0
     for tag in re.finditer(rf"\\(begin|end)\{{{name}\}}", rest):
         depth += 1 if tag[1] == "begin" else -1
         if depth == 0 or name == "equation":  # an equation ends at its first \end
             if depth and tag[1] == "begin":
                 continue
-            inner = rest[len(name) + 8 : tag.start()]
+            inner, end = rest[len(name) + 8 : tag.start()], tag.end()
             if name in GONE_ENVIRONMENTS:
-                return "", tag.end()
+                return out, end
             if name == "center":
-                return prose(inner), tag.end()
-            return f"\\begin{{{name}}}{prose(inner)}\\end{{{name}}}", tag.end()
+                return prose(inner, out), end
+            opening = f"\\begin{{{name}}}"
+            kept = prose(inner, out + opening)
+            if name != "theorem" and not kept[len(out + opening) :].strip():  # tags round nothing go
+                return out, end
+            return f"{kept}\\end{{{name}}}", end
     raise AssertionError(f"{name} does not end")
 
 
@@ -133,8 +137,17 @@ def one_command(name: str, text: str, place: int, out: str) -> tuple[str, int]:
         return out + "*", end + 1
     if name in GONE_WITH_ARGUMENT:
         following = text[end + 1 : end + 2]
-        return trimmed(out) if following and following in ",.;:)" else out, end + 1
-    return out + prose(inner), end + 1
+        if following and following in ",.;:)":
+            return trimmed(out), end + 1
+        return out, past_line_end(out, text, end + 1)
+    out = prose(inner, out)
+    return out, past_line_end(out, text, end + 1)
+
+
+def past_line_end(out: str, text: str, place: int) -> int:
+    """Behind the line end, where the line is empty so far: what went had it to itself."""
+    line_end = re.compile(r"[ \t]*\n(?![ \t]*\n)").match(text, place)
+    return line_end.end() if line_end and re.search(r"\n[ \t]*\Z", out) else place
 
 
 def trimmed(text: str) -> str:
