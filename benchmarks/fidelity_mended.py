@@ -72,7 +72,7 @@ def load_scorer(path: Path) -> ModuleType:
 def mend(scorer: ModuleType) -> None:
     """Change the scorer in memory as the tables above say."""
     words, comments, usable, reference = scorer.wordset, scorer.strip_comments, scorer.usable, scorer.reference
-    argument, blanks = scorer.getarg, scorer.skipws
+    blanks = scorer.skipws
     unprinted = re.compile("|".join(UNPRINTED))
 
     def mended_words(text: str, spans: Any = None) -> Any:
@@ -81,9 +81,11 @@ def mend(scorer: ModuleType) -> None:
     def mended_comments(text: str) -> str:
         return HIDDEN.sub(" ", comments(text))
 
-    def mended_argument(text: str, pos: int) -> Any:
-        start = blanks(text, pos)  # 9912.00173: a blank line is \\par, and the body of \\doubleFin; \\htpy follows
-        return ("\\par", start) if text.count("\n", pos, start) > 1 else argument(text, pos)
+    def mended_blanks(text: str, pos: int) -> int:
+        end: int = blanks(
+            text, pos
+        )  # 9912.00173: a blank line is \\par, and that the body of \\doubleFin; \\htpy follows
+        return pos if text.count("\n", pos, end) > 1 else end
 
     def mended_usable(macros: dict[str, Any]) -> Any:
         return {
@@ -105,7 +107,7 @@ def mend(scorer: ModuleType) -> None:
         return found
 
     vars(scorer).update(
-        getarg=mended_argument,
+        skipws=mended_blanks,
         wordset=mended_words,
         strip_comments=mended_comments,
         usable=mended_usable,
