@@ -15,6 +15,7 @@ from data_prep.latex_source import (
     GROUP,
     MATH_TOKEN,
     Source,
+    backslashes_before,
     balanced,
     paired_dollars,
     read_argument,
@@ -171,6 +172,7 @@ REFERENCES_HEADING = re.compile(
 RAISED_CITATION = re.compile(
     r"\^\{?[\[(]?\s*(?:\\(?:cite|citep|onlinecite|citenum)\s*(?:\[[^][]{0,80}\]\s*)?\{[^{}]{0,300}\}[-,;\s]*){1,9}[\])]?\s*\}?"
 )
+ENVIRONMENT = re.compile(r"[A-Za-z][A-Za-z0-9]*\*?")
 REFERRING = ("ref", "Ref", "refs", "Refs")
 CITING = re.compile(r"[cC]ite(?:s|p|t|n|a|alt|alp|year|author|online|num|text|sup|full)?$")
 KEY = re.compile(r"\{[^{}\\$\n]{1,100}\}")
@@ -1089,7 +1091,7 @@ class Cleaner:
         """\\begin{restatable}[Main]{theorem}{mainthm} -> \\begin{theorem}[Main]."""
         after = self.skip("o", pos)
         kind, end = read_argument(self.source, after)
-        if kind is None or "\\" in kind or len(self.restated) > MAX_NESTING:
+        if kind is None or not ENVIRONMENT.fullmatch(kind) or len(self.restated) > MAX_NESTING:
             self.restated.append(name)
             self.out.append(f"\\begin{{{name}}}")
             return pos
@@ -1290,6 +1292,11 @@ class Cleaner:
         while match := IN_MATH.search(inner, pos):
             out.append(inner[pos : match.start()])
             name, pos = match[1], match.end()
+            if (
+                out[-1][-1:] == "\\" and backslashes_before(inner, match.start()) % 2
+            ):  # \\label is a line break and a word
+                out.append(match[0])
+                continue
             if match[2]:
                 end = inner.find("\\end{" + match[2] + "}", pos)
                 pos = pos if end < 0 else end + len(match[2]) + 6
