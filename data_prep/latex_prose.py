@@ -282,14 +282,8 @@ class Cleaner:
     def unknown(self, name: str, pos: int) -> int:
         """A command in no table: its name goes, what follows stays."""
         start = pos - len(name) - 1
-        if (letters := name.find("@")) > 0 and (
-            action := TOKENS.get("\\" + name[:letters])
-        ):  # @ is a letter in packages only
-            behind = start + 1 + letters
-            if isinstance(action, str):
-                self.out.append(action)
-                return behind
-            return action(self, name[:letters], start, behind)
+        if (letters := name.find("@")) > 0 and name[:letters] in DRAWN:  # \xymatrix@C=1em
+            return self.drawn(name[:letters], start, start + 1 + letters)
         self.note("unknown command", start, pos)
         if name in self.registers:
             found = ASSIGNED.match(self.text, pos)
@@ -1292,10 +1286,8 @@ class Cleaner:
         while match := IN_MATH.search(inner, pos):
             out.append(inner[pos : match.start()])
             name, pos = match[1], match.end()
-            if (
-                out[-1][-1:] == "\\" and backslashes_before(inner, match.start()) % 2
-            ):  # \\label is a line break and a word
-                out.append(match[0])
+            if match[0][0] == "\\" and backslashes_before(inner, match.start()) % 2:
+                out.append(match[0])  # \\label is a line break and a word
                 continue
             if match[2]:
                 end = inner.find("\\end{" + match[2] + "}", pos)
