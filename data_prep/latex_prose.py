@@ -173,6 +173,14 @@ RAISED_CITATION = re.compile(
     r"\^\{?[\[(]?\s*(?:\\(?:cite|citep|onlinecite|citenum)\s*(?:\[[^][]{0,80}\]\s*)?\{[^{}]{0,300}\}[-,;\s]*){1,9}[\])]?\s*\}?"
 )
 ENVIRONMENT = re.compile(r"[A-Za-z][A-Za-z0-9]*\*?")
+BEFORE_VALUE = frozenset("=-. 0123456789")
+REGISTERS = re.compile(
+    r"\\new(?:count|dimen|skip|muskip|toks|length)\s*\{?\s*\\([A-Za-z@]+)"
+)  # that the author declares
+KEYWORDS = re.compile(r"\\SetKw(InOut|Input|Function|Data|)\s*\{\s*([A-Za-z]+)\s*\}\s*\{([^{}\\$]*)\}")
+KEYWORD_FORMS = {  # how many arguments each kind takes, and what it prints of its word and of them
+    "InOut": (1, "{}: {{}}\n"), "Input": (1, "{}: {{}}\n"), "Function": (1, "{}({{}})"), "Data": (0, "{}"), "": (0, "{} "),
+}  # fmt: skip
 REFERRING = ("ref", "Ref", "refs", "Refs")
 CITING = re.compile(r"[cC]ite(?:s|p|t|n|a|alt|alp|year|author|online|num|text|sup|full)?$")
 KEY = re.compile(r"\{[^{}\\$\n]{1,100}\}")
@@ -223,8 +231,12 @@ class Cleaner:
         self.captions: list[str] = []
         self.warnings: set[str] = set()
         self.restated: list[str] = []  # the environments that restatable stands for
-        self.registers: frozenset[str] = frozenset()  # counters and lengths that the author declared
+        self.definitions = text  # the source with its preamble, where counters and words of algorithms are declared
+        self.registers: frozenset[str] | None = (
+            None  # counters and lengths of the author; looked for when one may be assigned to
+        )
         self.keywords: dict[str, tuple[str, int, str]] = {}  # of algorithm2e, as PATTERNS
+        self.keywords_learned = False
         self.num_unwrapped_columns = 0
         self.quotes = 0  # that are open around
         self.acronyms: dict[str, Acronym] = {}
@@ -285,9 +297,12 @@ class Cleaner:
         if (letters := name.find("@")) > 0 and name[:letters] in DRAWN:  # \xymatrix@C=1em
             return self.drawn(name[:letters], start, start + 1 + letters)
         self.note("unknown command", start, pos)
-        if name in self.registers:
-            found = ASSIGNED.match(self.text, pos)
-            end = found.end() if found else pos
+        if (
+            self.text[pos : pos + 1] in BEFORE_VALUE
+            and (found := ASSIGNED.match(self.text, pos))
+            and self.is_register(name)
+        ):
+            end = found.end()
             return self.past_line_end(self.skip("m", end) if self.text[end - 1] == "=" else end)
         if name in self.keywords:
             return self.pattern(name, start, pos)
@@ -300,6 +315,19 @@ class Cleaner:
         if self.text[pos : pos + 1] == "{" and name[0].isalpha():
             return self.unknown_arguments(name, start, behind_name, pos)
         return self.past_line_end(pos)
+
+    def is_register(self, name: str) -> bool:
+        """Whether the author declared a counter or length of that name."""
+        if self.registers is None:
+            self.registers = frozenset(REGISTERS.findall(self.definitions))
+        return name in self.registers
+
+    def learn_keywords(self) -> None:
+        """At the first algorithm: the words that the author declared for algorithm2e."""
+        self.keywords_learned = True
+        for kind, name, word in KEYWORDS.findall(self.definitions):
+            count, form = KEYWORD_FORMS[kind]
+            self.keywords[name] = ("", count, form.format(word))
 
     def unknown_arguments(self, name: str, start: int, behind_name: int, pos: int) -> int:
         """What its name tells is a citation or a reference is read as one; several arguments are kept apart by blanks."""
@@ -1078,6 +1106,8 @@ class Cleaner:
         if inner in LISTS:
             return self.skip(LISTS[inner], pos)
         if inner in ALGORITHMS:
+            if not self.keywords_learned:
+                self.learn_keywords()
             return self.skip(ALGORITHMS[inner], pos)
         return self.environment_arguments(inner, pos)
 
