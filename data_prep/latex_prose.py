@@ -297,22 +297,19 @@ class Cleaner:
         if (letters := name.find("@")) > 0 and name[:letters] in DRAWN:  # \xymatrix@C=1em
             return self.drawn(name[:letters], start, start + 1 + letters)
         self.note("unknown command", start, pos)
-        if (
-            self.text[pos : pos + 1] in BEFORE_VALUE
-            and (found := ASSIGNED.match(self.text, pos))
-            and self.is_register(name)
-        ):
-            end = found.end()
-            return self.past_line_end(self.skip("m", end) if self.text[end - 1] == "=" else end)
         if name in self.keywords:
             return self.pattern(name, start, pos)
-        behind_name = pos
-        pos = self.after_word(pos)
-        if self.text[pos : pos + 1] == "=" and (found := ASSIGNED_LENGTH.match(self.text, pos)):
-            return found.end()
-        if self.text[pos : pos + 1] == "[" and (found := UNKNOWN_OPTION_IS_LAYOUT.match(self.text, pos, pos + 300)):
-            pos = found.end()
-        if self.text[pos : pos + 1] == "{" and name[0].isalpha():
+        text, behind_name = self.text, pos
+        if text[pos : pos + 1] != "{":
+            if text[pos : pos + 1] in BEFORE_VALUE and (found := ASSIGNED.match(text, pos)) and self.is_register(name):
+                end = found.end()
+                return self.past_line_end(self.skip("m", end) if text[end - 1] == "=" else end)
+            pos = self.after_word(pos)
+            if text[pos : pos + 1] == "=" and (found := ASSIGNED_LENGTH.match(text, pos)):
+                return found.end()
+            if text[pos : pos + 1] == "[" and (found := UNKNOWN_OPTION_IS_LAYOUT.match(text, pos, pos + 300)):
+                pos = found.end()
+        if text[pos : pos + 1] == "{" and name[0].isalpha():
             return self.unknown_arguments(name, start, behind_name, pos)
         return self.past_line_end(pos)
 
@@ -339,13 +336,15 @@ class Cleaner:
             self.out.append("*")
             return found.end()
         end = self.short_group_end(pos)
-        if end < 0 or text[end : end + 1] != "{":
-            return pos
-        while text[pos : pos + 1] == "{" and self.short_group_end(pos) > 0 and (found_group := self.group(pos)):
-            inner, pos = found_group
-            if inner and self.out and self.out[-1][-1:].isalnum() and inner[0].isalnum():
-                inner = " " + inner
+        while end > 0 and text[end : end + 1] == "{" and self.nesting < MAX_NESTING:  # the last one is read as any text
+            self.nesting += 1
+            inner = self.prose(pos + 1, end - 1)
+            self.nesting -= 1
             self.out.append(inner)
+            pos = end
+            if inner[-1:].isalnum() and (text[pos + 1 : pos + 2].isalnum() or text.startswith("\\", pos + 1)):
+                self.out.append(" ")
+            end = self.short_group_end(pos)
         return pos
 
     def brace_at_line_end(self, name: str, start: int, pos: int) -> int:
