@@ -35,15 +35,6 @@ MIN_LETTERS = 20  # a text with fewer holds nothing
 LETTERS = re.compile(rf"(?:[\W\d_]*[^\W\d_]){{{MIN_LETTERS}}}")
 EXCERPT_OF_TEXT_CHARS = 2_000  # are looked at for letters
 HEADINGS = ("\\part", "\\chapter", "\\section")
-REGISTERS = re.compile(
-    r"\\new(?:count|dimen|skip|muskip|toks|length)\s*\{?\s*\\([A-Za-z@]+)"
-)  # that the author declares
-KEYWORDS = re.compile(
-    r"\\SetKw(InOut|Input|Function|Data|)\s*\{\s*([A-Za-z]+)\s*\}\s*\{([^{}\\$]*)\}"
-)  # of algorithm2e
-KEYWORD_FORMS = {  # how many arguments each kind takes, and what it prints of its word and of them
-    "InOut": (1, "{}: {{}}\n"), "Input": (1, "{}: {{}}\n"), "Function": (1, "{}({{}})"), "Data": (0, "{}"), "": (0, "{} "),
-}  # fmt: skip
 OPENED = re.compile(r"\*?\{")
 PART_NAMES = {
     "introduction": re.compile(r"(?i)\bintroduction\b"),
@@ -96,10 +87,7 @@ def clean_latex(
         expander.places = []
     body = expander.expand(text[start:]) + expander.tail
     cleaner = Cleaner(body, keep_captions=keep_captions, explain=None if explain is None else [])
-    cleaner.registers = frozenset(REGISTERS.findall(text))
-    for kind, name, word in KEYWORDS.findall(text):
-        count, form = KEYWORD_FORMS[kind]
-        cleaner.keywords[name] = ("", count, form.format(word))
+    cleaner.definitions = text
     for key, acronym in list(expander.acronyms.items()):
         short, long = (one_line(expander, form) for form in (acronym.short, acronym.long))
         cleaner.acronyms[key] = acronym._replace(short=short, long=long)

@@ -15,6 +15,7 @@ from data_prep.latex_source import (
     GROUP,
     MATH_TOKEN,
     Source,
+    backslashes_before,
     balanced,
     paired_dollars,
     read_argument,
@@ -171,6 +172,15 @@ REFERENCES_HEADING = re.compile(
 RAISED_CITATION = re.compile(
     r"\^\{?[\[(]?\s*(?:\\(?:cite|citep|onlinecite|citenum)\s*(?:\[[^][]{0,80}\]\s*)?\{[^{}]{0,300}\}[-,;\s]*){1,9}[\])]?\s*\}?"
 )
+ENVIRONMENT = re.compile(r"[A-Za-z][A-Za-z0-9]*\*?")
+BEFORE_VALUE = frozenset("=-. 0123456789")
+REGISTERS = re.compile(
+    r"\\new(?:count|dimen|skip|muskip|toks|length)\s*\{?\s*\\([A-Za-z@]+)"
+)  # that the author declares
+KEYWORDS = re.compile(r"\\SetKw(InOut|Input|Function|Data|)\s*\{\s*([A-Za-z]+)\s*\}\s*\{([^{}\\$]*)\}")
+KEYWORD_FORMS = {  # how many arguments each kind takes, and what it prints of its word and of them
+    "InOut": (1, "{}: {{}}\n"), "Input": (1, "{}: {{}}\n"), "Function": (1, "{}({{}})"), "Data": (0, "{}"), "": (0, "{} "),
+}  # fmt: skip
 REFERRING = ("ref", "Ref", "refs", "Refs")
 CITING = re.compile(r"[cC]ite(?:s|p|t|n|a|alt|alp|year|author|online|num|text|sup|full)?$")
 KEY = re.compile(r"\{[^{}\\$\n]{1,100}\}")
@@ -221,8 +231,12 @@ class Cleaner:
         self.captions: list[str] = []
         self.warnings: set[str] = set()
         self.restated: list[str] = []  # the environments that restatable stands for
-        self.registers: frozenset[str] = frozenset()  # counters and lengths that the author declared
+        self.definitions = text  # the source with its preamble, where counters and words of algorithms are declared
+        self.registers: frozenset[str] | None = (
+            None  # counters and lengths of the author; looked for when one may be assigned to
+        )
         self.keywords: dict[str, tuple[str, int, str]] = {}  # of algorithm2e, as PATTERNS
+        self.keywords_learned = False
         self.num_unwrapped_columns = 0
         self.quotes = 0  # that are open around
         self.acronyms: dict[str, Acronym] = {}
@@ -280,30 +294,37 @@ class Cleaner:
     def unknown(self, name: str, pos: int) -> int:
         """A command in no table: its name goes, what follows stays."""
         start = pos - len(name) - 1
-        if (letters := name.find("@")) > 0 and (
-            action := TOKENS.get("\\" + name[:letters])
-        ):  # @ is a letter in packages only
-            behind = start + 1 + letters
-            if isinstance(action, str):
-                self.out.append(action)
-                return behind
-            return action(self, name[:letters], start, behind)
+        if (letters := name.find("@")) > 0 and name[:letters] in DRAWN:  # \xymatrix@C=1em
+            return self.drawn(name[:letters], start, start + 1 + letters)
         self.note("unknown command", start, pos)
-        if name in self.registers:
-            found = ASSIGNED.match(self.text, pos)
-            end = found.end() if found else pos
-            return self.past_line_end(self.skip("m", end) if self.text[end - 1] == "=" else end)
         if name in self.keywords:
             return self.pattern(name, start, pos)
-        behind_name = pos
-        pos = self.after_word(pos)
-        if self.text[pos : pos + 1] == "=" and (found := ASSIGNED_LENGTH.match(self.text, pos)):
-            return found.end()
-        if self.text[pos : pos + 1] == "[" and (found := UNKNOWN_OPTION_IS_LAYOUT.match(self.text, pos, pos + 300)):
-            pos = found.end()
-        if self.text[pos : pos + 1] == "{" and name[0].isalpha():
+        text, behind_name = self.text, pos
+        if text[pos : pos + 1] != "{":
+            if text[pos : pos + 1] in BEFORE_VALUE and (found := ASSIGNED.match(text, pos)) and self.is_register(name):
+                end = found.end()
+                return self.past_line_end(self.skip("m", end) if text[end - 1] == "=" else end)
+            pos = self.after_word(pos)
+            if text[pos : pos + 1] == "=" and (found := ASSIGNED_LENGTH.match(text, pos)):
+                return found.end()
+            if text[pos : pos + 1] == "[" and (found := UNKNOWN_OPTION_IS_LAYOUT.match(text, pos, pos + 300)):
+                pos = found.end()
+        if text[pos : pos + 1] == "{" and name[0].isalpha():
             return self.unknown_arguments(name, start, behind_name, pos)
         return self.past_line_end(pos)
+
+    def is_register(self, name: str) -> bool:
+        """Whether the author declared a counter or length of that name."""
+        if self.registers is None:
+            self.registers = frozenset(REGISTERS.findall(self.definitions))
+        return name in self.registers
+
+    def learn_keywords(self) -> None:
+        """At the first algorithm: the words that the author declared for algorithm2e."""
+        self.keywords_learned = True
+        for kind, name, word in KEYWORDS.findall(self.definitions):
+            count, form = KEYWORD_FORMS[kind]
+            self.keywords[name] = ("", count, form.format(word))
 
     def unknown_arguments(self, name: str, start: int, behind_name: int, pos: int) -> int:
         """What its name tells is a citation or a reference is read as one; several arguments are kept apart by blanks."""
@@ -315,13 +336,15 @@ class Cleaner:
             self.out.append("*")
             return found.end()
         end = self.short_group_end(pos)
-        if end < 0 or text[end : end + 1] != "{":
-            return pos
-        while text[pos : pos + 1] == "{" and self.short_group_end(pos) > 0 and (found_group := self.group(pos)):
-            inner, pos = found_group
-            if inner and self.out and self.out[-1][-1:].isalnum() and inner[0].isalnum():
-                inner = " " + inner
+        while end > 0 and text[end : end + 1] == "{" and self.nesting < MAX_NESTING:  # the last one is read as any text
+            self.nesting += 1
+            inner = self.prose(pos + 1, end - 1)
+            self.nesting -= 1
             self.out.append(inner)
+            pos = end
+            if inner[-1:].isalnum() and (text[pos + 1 : pos + 2].isalnum() or text.startswith("\\", pos + 1)):
+                self.out.append(" ")
+            end = self.short_group_end(pos)
         return pos
 
     def brace_at_line_end(self, name: str, start: int, pos: int) -> int:
@@ -1082,6 +1105,8 @@ class Cleaner:
         if inner in LISTS:
             return self.skip(LISTS[inner], pos)
         if inner in ALGORITHMS:
+            if not self.keywords_learned:
+                self.learn_keywords()
             return self.skip(ALGORITHMS[inner], pos)
         return self.environment_arguments(inner, pos)
 
@@ -1089,7 +1114,7 @@ class Cleaner:
         """\\begin{restatable}[Main]{theorem}{mainthm} -> \\begin{theorem}[Main]."""
         after = self.skip("o", pos)
         kind, end = read_argument(self.source, after)
-        if kind is None or "\\" in kind or len(self.restated) > MAX_NESTING:
+        if kind is None or not ENVIRONMENT.fullmatch(kind) or len(self.restated) > MAX_NESTING:
             self.restated.append(name)
             self.out.append(f"\\begin{{{name}}}")
             return pos
@@ -1290,6 +1315,9 @@ class Cleaner:
         while match := IN_MATH.search(inner, pos):
             out.append(inner[pos : match.start()])
             name, pos = match[1], match.end()
+            if match[0][0] == "\\" and backslashes_before(inner, match.start()) % 2:
+                out.append(match[0])  # \\label is a line break and a word
+                continue
             if match[2]:
                 end = inner.find("\\end{" + match[2] + "}", pos)
                 pos = pos if end < 0 else end + len(match[2]) + 6
