@@ -11,14 +11,9 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 COMPILED = FOLDER / "compiled"
-TO_COMPILE = (
-    "flatten",
-    "latex_conditionals",
-    "latex_definitions",
-    "latex_formats",
-    "latex_macros",
-    "latex_prose",
-    "latex_source",
+TO_COMPILE = tuple(
+    """flatten latex_acronyms latex_characters latex_conditionals latex_definitions latex_drawings latex_formats latex_front
+    latex_macros latex_prose latex_quantities latex_source""".split()
 )
 
 

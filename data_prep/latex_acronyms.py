@@ -5,9 +5,12 @@ long form with the short one in parentheses, later uses the short one alone.
 """
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from data_prep.latex_source import Source, read_argument, read_option
+
+if TYPE_CHECKING:
+    from data_prep.latex_prose import Cleaner
 
 MAX_ACRONYMS = 1_000  # of one paper
 DEFINITIONS = "acro acrodef newacro newacronym newabbreviation DeclareAcronym acroindefinite newglossaryentry"
@@ -77,3 +80,30 @@ def write_out(name: str, acronym: Acronym, is_first: bool) -> str:
     if match and match[1]:
         words = f"{acronym.articles[style != 'short']} {words}"
     return words[:1].upper() + words[1:] if name[:1].isupper() else words
+
+
+def acronym(cleaner: "Cleaner", name: str, start: int, pos: int) -> int:
+    """\\ac{av} -> Automated Vehicle (AV), later AV; \\acro{av}[AV]{Automated Vehicle} of the list -> AV: Automated Vehicle."""
+    text = cleaner.text
+    after = pos + (text[pos : pos + 1] == "*")
+    end = cleaner.source.group_end(after) if text[after : after + 1] == "{" else -1
+    key = text[after + 1 : end - 1].strip() if end > 0 else ""
+    known = cleaner.acronyms.get(key)
+    if known is None:
+        return pos
+    if name == "acro":
+        cleaner.out.append(f"\n{known.short}: {known.long}\n")
+        return cleaner.skip("om", end)
+    if len(known.long) + len(known.short) > cleaner.acronym_chars:
+        return pos
+    words = write_out(name, known, key not in cleaner.written_out)
+    cleaner.acronym_chars -= len(words)
+    cleaner.out.append(words)
+    cleaner.written_out.add(key)
+    return end
+
+
+def forget_acronyms(cleaner: "Cleaner", name: str, start: int, pos: int) -> int:
+    """\\acresetall: each acronym is written out again."""
+    cleaner.written_out.clear()
+    return pos

@@ -15,7 +15,7 @@ from data_prep.latex_source import Source, read_argument
 if TYPE_CHECKING:
     from data_prep.latex_macros import Expander
 
-NAMES_FORMAT = re.compile(r"\s*(?:\{\s*)?(harvmac|lanlmac|phyzzx)\b")
+NAMES_FORMAT = re.compile(r"\s*(?:\{\s*)?[\w./-]{0,40}(?:harvmac|lanlmac|phyzzx)[\w.]{0,20}")
 FIRST_NAME = re.compile(r"\\([A-Za-z@]+)")
 
 

@@ -8,18 +8,23 @@ latex_tables.py what a command is. Nothing here raises on any input, and time is
 
 import re
 from collections.abc import Callable
-from unicodedata import normalize
 
-from data_prep.latex_acronyms import USES, Acronym, write_out
+from data_prep.latex_acronyms import USES, Acronym, acronym, forget_acronyms
+from data_prep.latex_characters import accent, char, ding, hyphen, numbered_accent, quote, string_test, url
+from data_prep.latex_drawings import box, drawing_end, drawn, font, graphics, insert, line, setbox, tikz
+from data_prep.latex_front import abstract_, bibitem, front, refs_list, title_, twocolumn
+from data_prep.latex_quantities import dotted, fraction, ion, numbers, quantity, script
 from data_prep.latex_source import (
+    GRAPHICS_FILE,
     GROUP,
     MATH_TOKEN,
+    MAX_NESTING,
+    OPENS_ARGUMENT,
     Source,
     backslashes_before,
     balanced,
     paired_dollars,
     read_argument,
-    read_option,
     skip_blanks,
     skip_group,
     skip_option,
@@ -27,15 +32,12 @@ from data_prep.latex_source import (
     verb_end,
 )
 from data_prep.latex_tables import (
-    ACCENT_NUMBERS,
     ACCENTS,
     ALGORITHM_WORDS,
     ALGORITHMS,
     CITES,
     CLOSED_BY_END,
     CONTROL_SYMBOLS,
-    DING_ROWS,
-    DINGS,
     DOTTED,
     DRAWN,
     DRAWN_UNTIL,
@@ -45,14 +47,12 @@ from data_prep.latex_tables import (
     HEADINGS,
     INSERTS,
     LISTS,
-    LOWERED,
     MATH_ENVIRONMENTS,
     MULTIPLE_CITES,
     NEED_OBJECT,
     PATTERNS,
     QUIET_WRAPPERS,
     QUOTES,
-    RAISED,
     RAW_ENVIRONMENTS,
     REFERENCES,
     REFS,
@@ -63,23 +63,13 @@ from data_prep.latex_tables import (
     SYMBOLS,
     TEXTUAL_CITES,
     TWO_ARGUMENT_REFS,
-    UNIT_POWERS,
-    UNIT_PREFIXES,
-    UNITS,
     UNWRAPPED,
     WITHOUT_ARGUMENTS,
     WRAPPERS,
 )
 
-MAX_NESTING = 30  # of footnotes in headings in footnotes …; deeper ones are unwrapped
 ACRONYM_CHARS = 20_000  # that acronyms may write, beside as many as the text has
 EXCERPT_CHARS = 60
-FRONT_CHARS = 2_000  # of what AMS-TeX closes by \\end…
-ABSTRACT_PARTS = 6  # context, aims, methods, results, conclusions, and what stands before them in other classes
-MAX_TWO_COLUMNS = 3  # a paper begins them once
-TWO_COLUMN_CHARS = 50_000  # that may stand above both columns: authors, abstract
-BIBITEM_CHARS = 2_000
-DRAWING_CHARS = 2_000  # of \\tikz without braces
 SHORT_CHARS = 400  # of an argument of a command that nobody knows, for the next to be parted from it
 ARGUMENT_CHARS = 200  # of an environment that nobody knows
 
@@ -136,20 +126,12 @@ ASSIGNED = re.compile(  # '=3pt plus 1pt', '=\\other', '3pt'
     rf"(?:\s*=\s*(?:{AMOUNT}|{VALUE})?|\s*{NUMBER}\s*(?:true\s*)?{UNIT})(?:\s*(?:plus|minus)\s*{AMOUNT})*"
 )
 ONE_MANDATORY = frozenset(("m", "om", "oom", "*om", "*oom"))  # of the signatures of latex_tables.py
-BOX_SIZE = re.compile(r"\s*(?:to|spread)\s*(?:[-\d.,]*\s*(?:true\s*)?(?:pt|cm|mm|in|em|ex|pc)|[\d.]*\\[a-z]+)")
-LETTER_BEHIND_ACCENT = re.compile(
-    r"\s*(?:\{\s*(?:\\([ij])(?![A-Za-z])|([^\W\d_]))\s*(?:\{\s*\})?\s*\}|\\([ij])(?![A-Za-z])\s?|([^\W\d_]))"
-)
 DROW_TSAL = re.compile(
     r"[\s~(\[,:]*([A-Za-z.]+)"
 )  # the last word, of a text read backwards: a search would try every start
 INPUT_NAME = re.compile(r"\s*(?:\{[^{}]*\}|[^\s{}\\]+)")
-GRAPHICS_FILE = re.compile(r"\s*(?:\[[^]\n]*\])?\s*(?:\{[^{}\n]*\}|[^\s{}\\]+)")
 ASSIGNED_LENGTH = re.compile(
     r"=\s*-?(?:[\d.,]+\s*(?:true\s*)?(?:pt|cm|mm|in|em|ex|pc)(?![A-Za-z])|[\d.]*\\[hv]size(?![A-Za-z]))"
-)
-FONT = re.compile(
-    r"\s*\\[A-Za-z]+\s*=?\s*[\w-]+(?:\s*(?:scaled\s*(?:\\magstep\s*\w+|\\magstephalf|\d+)|at\s*[\d.]+\s*(?:true\s*)?pt))?"
 )
 NOTE_MARK = re.compile(r"[^A-Za-z]{0,12}|\$[^$]{1,30}\$")
 ROW_GAP = re.compile(r"\[\s*-?[\d.,]*\s*(?:[a-z]{2}|\\[a-z]+)\s*\]")
@@ -157,15 +139,7 @@ UNKNOWN_OPTION_IS_LAYOUT = re.compile(
     r"\[(?:[^]\n]*=[^]\n]*\]|[^][{}\n]{0,100}\](?=\{))"
 )  # [width=3cm], [0000-0001]{Name}
 
-XY_SETTINGS = re.compile(r"(?:\s*@(?:\{[^{}]{0,40}\}|[^\s{}\\]{0,40}))*")
-NODE = re.compile(  # all that stands before the text of a drawing's only node
-    r"\s*\{?\s*\\node\s*(?:(?:\[[^][]*(?:\[[^][]*\][^][]*)*\]|\([^()]*\)|at\s*\([^()]*\))\s*){0,4}(?=\{)"
-)
-NODE_ENDS = re.compile(r"\s*;?\s*\}?")
-DRAWING_TOKEN = re.compile(r"\\[\s\S]|[{};]")
 CONTROL_WORD = re.compile(r"\\[A-Za-z]+")
-HARVMAC_NAME = re.compile(r"\s*\\[A-Za-z]+\s*(?=\{)")
-BOX = re.compile(r"\s*\\(?:hbox|vbox|vtop|vcenter)(?![A-Za-z])")
 REFERENCES_HEADING = re.compile(
     r"\\(?:sub)?(?:section|chapter)\*?\{(?:References?|REFERENCES|Bibliography|Literature|Literature [Cc]ited)\}"
 )
@@ -189,18 +163,6 @@ NO_XSPACE = re.compile(  # after xspace
     r"[.,;:!?)\]'/}{~\n%´-]|\\(?:[\s\\/}]|(?:footnote|footnotemark|xspace|space|par|item|end|begin|label)(?![A-Za-z]))|\Z"
 )
 NO_SPACE = re.compile(r"\s*\{?\s*(?:-|(?:0+\.?0*|\.0+)\s*[a-z\\}])")
-TWO_DIGITS = re.compile(r"\s*(\d)\s*(\d)(?!\d)")
-SMALL_NUMBER = re.compile(r"\s*\{\s*\$?\s*([-+−]?\d{1,6})\s*\$?\s*\}")
-SIMPLE_NUMBER = re.compile(
-    r"\s*([-+]?\s*\d*[.,]?\d*)\s*(\(\d+\))?\s*(?:(?:\+-|\\pm)\s*(\d*[.,]?\d+))?\s*(?:[eEdD]\s*([-+]?\d+))?\s*"
-)
-CHAR = re.compile(r"""\s*\{?\s*(?:"([0-9A-Fa-f]{1,4})|'([0-7]{1,5})|`\\?(\S)|(\d{1,5}))\s?\s*\}?""")
-TILDE = re.compile(r"\{?\$\\sim\s*\$\}?|\\(?:textasciitilde|sim)(?![A-Za-z])(?:\{\})?|\\~\{\s*\}")
-NEXT_PART = re.compile(r"[ \t]*\n?[ \t]*\{")
-BRACKET = re.compile(r"\\[\s\S]|[\[\]{]")
-BEHIND_BIBITEM = re.compile(
-    r"\n[ \t]*\n|\\bibitem(?![A-Za-z])|\\(?:end|begin)\{|\\(?:section|appendix|par|bye|endthebibliography)(?![A-Za-z])"
-)
 OPTION_OF_SETTINGS = re.compile(  # [label=x], [Name, label=x], [htbp]
     r"\[(?:(?:[^][{}$\\=]{0,100},)?\s*[A-Za-z-]{2,}(?:\s[a-z]+)?\s*=|(?:[htbp]{2,4}!?|![htbpH]{1,4}|H)\])"
 )
@@ -295,7 +257,7 @@ class Cleaner:
         """A command in no table: its name goes, what follows stays."""
         start = pos - len(name) - 1
         if (letters := name.find("@")) > 0 and name[:letters] in DRAWN:  # \xymatrix@C=1em
-            return self.drawn(name[:letters], start, start + 1 + letters)
+            return drawn(self, name[:letters], start, start + 1 + letters)
         self.note("unknown command", start, pos)
         if name in self.keywords:
             return self.pattern(name, start, pos)
@@ -467,15 +429,6 @@ class Cleaner:
             pos = self.after_word(pos)
         return self.past_line_end(pos) if self.text[pos : pos + 1] == "\n" and name not in ENDS_PARAGRAPH else pos
 
-    def front(self, name: str, start: int, pos: int) -> int:
-        """\\author … \\endauthor of AMS-TeX goes, as \\author{…} does."""
-        if self.next_char(pos) not in ("{", "[", "*"):
-            end = self.text.find("\\end" + name, pos, pos + FRONT_CHARS)
-            if end >= 0:
-                self.note("command", start, end, name)
-                return end
-        return self.dropped(name, start, pos)
-
     def space(self, name: str, start: int, pos: int) -> int:
         """\\hspace{2mm}, \\hskip 2mm: a blank, unless there is nothing of it; \\vspace: nothing."""
         after = pos + (self.text[pos : pos + 1] == "*")
@@ -500,120 +453,6 @@ class Cleaner:
             words = words[:-1]
         self.out.append(words)
         return found[1]
-
-    def fraction(self, name: str, start: int, pos: int) -> int:
-        """\\nicefrac{1}{2} -> 1/2, \\unitfrac[3]{m}{s} -> 3 m/s."""
-        end = pos
-        if self.text[pos : pos + 1] == "[" and (end := self.source.option_end(pos)) > 0 and name == "unitfrac":
-            self.out.append(self.prose(pos + 1, end - 1).strip() + " ")
-        if digits := TWO_DIGITS.match(self.text, pos):
-            self.out.append(f"{digits[1]}/{digits[2]}")
-            return digits.end()
-        found = self.arguments(max(end, pos), 2)
-        if found is None:
-            return max(end, pos)
-        self.out.append("/".join(found[0]))
-        return found[1]
-
-    def script(self, name: str, start: int, pos: int) -> int:
-        """10\\textsuperscript{-5} -> 10⁻⁵, CO\\textsubscript{2} -> CO₂; other text stays in the line."""
-        number = SMALL_NUMBER.match(self.text, pos)
-        if number is None:
-            return self.unwrapped(name, start, pos)
-        self.out.append(number[1].translate(RAISED if name == "textsuperscript" else LOWERED))
-        return number.end()
-
-    def quote(self, name: str, start: int, pos: int) -> int:
-        """\\enquote{text} -> “text”, within another and starred 'text'."""
-        single = self.text[pos : pos + 1] == "*" or self.quotes > 0
-        pos = self.skip(QUOTES[name], pos)
-        self.quotes += 1
-        found = self.group(pos)
-        self.quotes -= 1
-        if found is None:
-            return pos
-        self.out.append(f"'{found[0]}'" if single else f"“{found[0]}”")
-        return found[1]
-
-    def dotted(self, name: str, start: int, pos: int) -> int:
-        """\\eg -> e.g. with its blank, \\etal. -> et al."""
-        self.out.append(DOTTED[name])
-        if self.text[pos : pos + 1] != ".":
-            self.out.append(".")
-            return self.xspace(name, start, pos)
-        return pos
-
-    def ion(self, name: str, start: int, pos: int) -> int:
-        """\\ion{H}{ii} -> H II, \\ion{Fe}{17} -> Fe XVII."""
-        found = self.arguments(pos, 2)
-        if found is None:
-            return pos
-        element, degree = found[0]
-        self.out.append(f"{element} {roman(degree) if degree.isdecimal() else degree.upper()}")
-        return found[1]
-
-    def char(self, name: str, start: int, pos: int) -> int:
-        """\\char126, \\symbol{95}, \\char`\\%: the character."""
-        found = CHAR.match(self.text, pos)
-        if found is None:
-            return self.skip("m", pos)
-        code = int(found[1], 16) if found[1] else int(found[2], 8) if found[2] else int(found[4] or ord(found[3]))
-        if 32 < code < 127:
-            self.out.append(NAMED.get(chr(code), chr(code)))
-        return found.end()
-
-    def ding(self, name: str, start: int, pos: int) -> int:
-        """\\ding{51} -> ✓."""
-        found = CHAR.match(self.text, pos)
-        number = int(found[4]) if found and found[4] else 0
-        for first, last, sign in DING_ROWS:
-            if first <= number <= last:
-                self.out.append(DINGS.get(number) or chr(sign + number - first))
-        return found.end() if found else pos
-
-    def numbered_accent(self, name: str, start: int, pos: int) -> int:
-        """\\accent"7F u, \\accent'27a -> ü, å."""
-        found = CHAR.match(self.text, pos)
-        if found is None or not (found[1] or found[2] or found[4]):
-            return pos
-        number = int(found[1], 16) if found[1] else int(found[2], 8) if found[2] else int(found[4])
-        if number in ACCENT_NUMBERS:
-            return self.accent(ACCENT_NUMBERS[number], start, found.end())
-        return found.end()
-
-    def hyphen(self, name: str, start: int, pos: int) -> int:
-        """\\- says where a word may be broken; \\-/ of extdash is a hyphen."""
-        if self.text[pos : pos + 1] != "/":
-            return pos
-        self.out.append("-")
-        return pos + 1
-
-    def string_test(self, name: str, start: int, pos: int) -> int:
-        """\\IfStrEq{a}{b}{then}{else} of xstring, \\IfStrEqCase{a}{{b}{text}{c}{text}}[else]: the branch that holds."""
-        pos = self.skip("*", pos)
-        first, place = read_argument(self.source, pos)
-        second, end = read_argument(self.source, place)
-        if first is None or second is None:
-            return pos
-        if name in ("IfStrEq", "IfEq"):
-            branches = self.arguments(end, 2)
-            if branches is None:
-                return end
-            self.out.append(branches[0][first.strip() != second.strip()])
-            return branches[1]
-        inside = skip_blanks(self.text, place) + 1
-        otherwise, after = read_option(self.source, end)
-        while inside < end - 1:
-            case, branch = read_argument(self.source, inside)
-            text, inside = read_argument(self.source, branch)
-            if case is None or text is None:
-                break
-            if case.strip() == first.strip() and (found := self.arguments(branch, 1)):
-                self.out.append(found[0][0])
-                return after
-        if otherwise is not None:
-            self.out.append(self.prose(after - 1 - len(otherwise), after - 1))
-        return after
 
     def unwrapped(self, name: str, start: int, pos: int) -> int:
         """The first arguments go, the text that follows stays."""
@@ -681,9 +520,6 @@ class Cleaner:
     def kept(self, name: str, start: int, pos: int) -> int:
         """A command of structure without arguments stays."""
         self.out.append(f"\\{name}\n")
-        if self.text[pos : pos + 1] == "{" and (found := self.arguments(pos, 2)):  # harvmac
-            self.out.append(f"\\section{{{found[0][1]}}}")
-            return found[1]
         return pos
 
     def cite(self, name: str, start: int, pos: int) -> int:
@@ -719,9 +555,6 @@ class Cleaner:
 
     def reference(self, name: str, start: int, pos: int) -> int:
         """A reference to a number that we do not know is written `*`, one to an equation `(*)`."""
-        if name == "ref" and (harvmac := HARVMAC_NAME.match(self.text, pos)):  # \ref\name{entry of the bibliography}
-            self.out.append("[*]")
-            return self.braced(harvmac.end())
         pos = self.skip("*omm" if name in TWO_ARGUMENT_REFS else "*om", pos)
         self.note("reference", start, pos, name)
         self.out.append(REFS[name])
@@ -747,89 +580,6 @@ class Cleaner:
         self.note("address of \\href", start, pos)
         return pos
 
-    def quantity(self, name: str, start: int, pos: int) -> int:
-        """\\unit[60]{km} of units, \\SI{60}{\\kilo\\metre} and \\qty of siunitx -> 60 km; \\si{\\kilo\\metre} -> km."""
-        end = pos
-        if name in ("SI", "qty"):
-            pos = self.skip("o", pos)
-            behind = self.braced(pos)
-            if self.next_char(behind) not in OPENS_ARGUMENT or (found := self.number(pos)) is None:
-                return pos
-            self.out.append(found[0] + " ")
-            end = self.skip("o", skip_blanks(self.text, behind))
-        elif name == "unit" and self.text[pos : pos + 1] == "[" and (close := self.source.option_end(pos)) > 0:
-            self.out.append(self.prose(pos + 1, close - 1).strip() + " ")
-            end = close
-        close, unit = self.unit_at(end)
-        if unit is None:
-            return end  # a unit that we do not know is read as prose
-        self.out.append(unit)
-        return close
-
-    def unit_at(self, pos: int) -> tuple[int, str | None]:
-        """(the place after the argument at `pos`, the unit that it names), or (pos, None)."""
-        close = self.source.group_end(pos) if self.text[pos : pos + 1] == "{" else -1
-        unit = unit_text(self.text[pos + 1 : close - 1]) if 0 < close < pos + 300 else None
-        return (close, unit) if unit is not None else (pos, None)
-
-    def number(self, pos: int) -> tuple[str, int] | None:
-        """The number in braces at `pos` as siunitx prints it, and the place after it."""
-        start, end = skip_blanks(self.text, pos), self.braced(pos)
-        if pos < end < start + 80 and (simple := SIMPLE_NUMBER.fullmatch(self.text, start + 1, end - 1)):
-            return number_text(simple), end
-        found = self.group(pos)
-        return (found[0].strip(), found[1]) if found else None
-
-    def numbers(self, name: str, start: int, pos: int) -> int:
-        """\\num{1e5}, \\ang{30}, and the ranges and lists of siunitx: \\SIrange{1}{5}{\\metre} -> 1 m to 5 m."""
-        pos = self.skip("o", pos)
-        is_range = name.endswith("range")
-        if is_range and self.braced(self.braced(pos)) == self.braced(pos):
-            return pos
-        found = self.number(pos)
-        if found is None:
-            return pos
-        first, end = found
-        values = [first]
-        if is_range and (found := self.number(end)):
-            values.append(found[0])
-            end = found[1]
-        elif name.endswith("list"):
-            values = [part.strip() for part in first.split(";")]
-        if name == "ang":
-            values = ["".join(part + sign for part, sign in zip(first.split(";"), "°′″", strict=False) if part.strip())]
-        unit: str | None = None
-        if name[0] in "Sq":
-            end, unit = self.unit_at(self.skip("o", skip_blanks(self.text, end)))
-        values = [f"{value} {unit}" if unit else value for value in values]
-        self.out.append(listed(values, " to " if is_range else ", "))
-        return end
-
-    def acronym(self, name: str, start: int, pos: int) -> int:
-        """\\ac{av} -> Automated Vehicle (AV), later AV; \\acro{av}[AV]{Automated Vehicle} of the list -> AV: Automated Vehicle."""
-        text = self.text
-        after = pos + (text[pos : pos + 1] == "*")
-        end = self.source.group_end(after) if text[after : after + 1] == "{" else -1
-        key = text[after + 1 : end - 1].strip() if end > 0 else ""
-        known = self.acronyms.get(key)
-        if known is None:
-            return pos
-        if name == "acro":
-            self.out.append(f"\n{known.short}: {known.long}\n")
-            return self.skip("om", end)
-        if len(known.long) + len(known.short) > self.acronym_chars:
-            return pos
-        words = write_out(name, known, key not in self.written_out)
-        self.acronym_chars -= len(words)
-        self.out.append(words)
-        self.written_out.add(key)
-        return end
-
-    def forget_acronyms(self, name: str, start: int, pos: int) -> int:
-        """\\acresetall: each acronym is written out again."""
-        self.written_out.clear()
-        return pos
-
     def texorpdfstring(self, name: str, start: int, pos: int) -> int:
         """\\texorpdfstring{text}{bookmark} -> text."""
         found = self.group(pos)
@@ -837,22 +587,6 @@ class Cleaner:
             return pos
         self.out.append(found[0])
         return self.skip("m", found[1])
-
-    def url(self, name: str, start: int, pos: int) -> int:
-        """\\url{address} -> address without blanks and line ends, as TeX reads it, unless it would read as LaTeX."""
-        brace = skip_blanks(self.text, pos)
-        end = self.source.group_end(brace) if self.text[brace : brace + 1] == "{" else verb_end(self.text, brace)
-        if end <= brace:
-            return pos
-        address = self.text[brace + 1 : end - 1]
-        if "\\" in address or "$" in address:
-            address = TILDE.sub("~", address)
-            for escaped in ("\\_", "\\#", "\\~", "\\&", "\\%"):
-                address = address.replace(escaped, escaped[1])
-        address = "".join(address.replace("{", "").replace("}", "").split())
-        if not UNREADABLE_IN_URL.search(address):
-            self.out.append(address.replace("%", "\\%"))
-        return end
 
     def verb(self, name: str, start: int, pos: int) -> int:
         """\\verb|text| -> text; it stays as written where the text would read as LaTeX."""
@@ -864,20 +598,6 @@ class Cleaner:
         self.out.append(inner if SPECIAL.search(plain) or self.text[pos : pos + 1] == "[" else plain)
         return end
 
-    def accent(self, name: str, start: int, pos: int) -> int:
-        """\\'e, \\'{e}, \\'\\i -> é."""
-        found = LETTER_BEHIND_ACCENT.match(self.text, pos)
-        if not found:
-            if name.isalpha():
-                return skip_spaces(self.text, pos)
-            if name in "~^" and self.text.startswith("{}", pos):
-                self.out.append(name)
-                return pos + 2
-            return pos
-        letter = found[1] or found[2] or found[3] or found[4]
-        self.out.append(normalize("NFC", letter + ACCENTS[name]))
-        return found.end()
-
     def line_break(self, name: str, start: int, pos: int) -> int:
         """\\\\[2pt] -> a new line."""
         if self.text[pos : pos + 1] == "*":
@@ -887,145 +607,12 @@ class Cleaner:
         self.out.append("\n" if self.text[pos : pos + 1] != "\n" else "")
         return pos
 
-    def box(self, name: str, start: int, pos: int) -> int:
-        """\\hbox to 3cm{text} -> text."""
-        found = BOX_SIZE.match(self.text, pos)
-        return found.end() if found else pos
-
-    def font(self, name: str, start: int, pos: int) -> int:
-        """\\font\\titlefont=cmbx12 scaled\\magstep1 of plain TeX."""
-        found = FONT.match(self.text, pos)
-        end = found.end() if found else pos
-        self.note("font of plain TeX", start, end)
-        return end
-
-    def title_(self, name: str, start: int, pos: int) -> int:
-        """\\title{…} goes to `title`."""
-        after = self.skip("*o", pos)
-        closing = self.text.find("\\end" + name, after, after + 2000)
-        if self.next_char(after) != "{":
-            if closing >= 0 and self.nesting < MAX_NESTING and not self.title:
-                self.nesting += 1
-                self.title = " ".join(self.prose(after, closing).split())
-                self.nesting -= 1
-                return closing + len("\\end" + name)
-            return pos
-        found = self.group(after)
-        if found is None:
-            return after
-        self.note("title", start, found[1])
-        self.title = self.title or " ".join(found[0].split())
-        return found[1]
-
-    def abstract_(self, name: str, start: int, pos: int) -> int:
-        """\\abstract{…} becomes the environment; \\abstract … \\endabstract too."""
-        found = self.group(pos) if self.next_char(pos) == "{" else None
-        if found is None:
-            return pos
-        parts: list[str] = []
-        while found is not None:
-            parts.append(found[0].strip())
-            pos = found[1]
-            brace = NEXT_PART.match(self.text, pos) if len(parts) < ABSTRACT_PARTS else None
-            found = self.group(brace.end() - 1) if brace else None
-        if any(parts):
-            self.out.append("\\begin{abstract}\n" + "\n".join(filter(None, parts)) + "\n\\end{abstract}")
-        return pos
-
-    def twocolumn(self, name: str, start: int, pos: int) -> int:
-        """\\twocolumn[what stands above both columns]: often the abstract."""
-        place = skip_blanks(self.text, pos)
-        self.num_unwrapped_columns += 1
-        if self.text[place : place + 1] != "[" or self.num_unwrapped_columns > MAX_TWO_COLUMNS:
-            return pos
-        depth, end = 1, place + 1
-        limit = min(self.limit, place + TWO_COLUMN_CHARS)
-        while depth and (found := BRACKET.search(self.text, end, limit)):
-            end = found.end()
-            if found[0] == "{":
-                end = max(end, self.source.group_end(found.start()))
-            elif found[0] in ("[", "]"):
-                depth += 1 if found[0] == "[" else -1
-        if depth or end > limit or self.nesting >= MAX_NESTING:
-            return pos
-        self.nesting += 1
-        self.out.append(f"\n\n{self.prose(place + 1, end - 1).strip()}\n\n")
-        self.nesting -= 1
-        return end
-
-    def bibitem(self, name: str, start: int, pos: int) -> int:
-        """An entry of a list of references outside its environment goes, as far as the next or a blank line."""
-        found = BEHIND_BIBITEM.search(self.text, pos, min(self.limit, pos + BIBITEM_CHARS))
-        end = found.start() if found else min(self.limit, pos + BIBITEM_CHARS)
-        self.note("references", start, end)
-        return end
-
-    def graphics(self, name: str, start: int, pos: int) -> int:
-        """A picture from a file."""
-        pos = self.skip("*", pos)
-        found = GRAPHICS_FILE.match(self.text, pos)
-        pos = self.skip("oom", pos) if self.next_char(pos) == "[" else found.end() if found else pos
-        self.note("graphics", start, pos, name)
-        return pos
-
     def input_(self, name: str, start: int, pos: int) -> int:
         """A file that was not there."""
         found = INPUT_NAME.match(self.text, pos)
         pos = found.end() if found else pos
         self.note("unresolved \\input", start, pos)
         return pos
-
-    def insert(self, name: str, start: int, pos: int) -> int:
-        """\\midinsert … \\endinsert, \\xy … \\endxy: a float or drawing of plain TeX goes."""
-        end = self.source.closing(DRAWN_UNTIL.get(name, "\\endinsert"), pos)
-        self.note("float of plain TeX", start, max(end, pos), name)
-        return max(end, pos)
-
-    def drawn(self, name: str, start: int, pos: int) -> int:
-        """\\xymatrix@C=1em{…} goes."""
-        found = XY_SETTINGS.match(self.text, pos)
-        end = self.braced(self.skip("o", found.end() if found else pos))
-        self.note("drawing", start, end, name)
-        return end
-
-    def tikz(self, name: str, start: int, pos: int) -> int:
-        """\\tikz{…} and \\tikz \\draw …; go; of one that is only a node its text stays, such as a number in a circle."""
-        pos = self.skip("o", pos)
-        end = drawing_end(self.source, pos)
-        if end < 0:
-            return pos
-        self.note("drawing", start, end, name)
-        found = NODE.match(self.text, pos, end)
-        if found and NODE_ENDS.fullmatch(self.text, after := self.braced(found.end()), end) and after > found.end():
-            text = self.group(found.end())
-            self.out.append(text[0].strip() if text else "")
-        return end
-
-    def setbox(self, name: str, start: int, pos: int) -> int:
-        """\\setbox0=\\hbox{…}: a box is kept for later."""
-        pos = self.skip("n=", pos)
-        found = BOX.match(self.text, pos)
-        return self.braced(self.box(name, start, found.end())) if found else pos
-
-    def line(self, name: str, start: int, pos: int) -> int:
-        """\\line(1,0){250} of a picture goes; \\line{…} of plain TeX is a line of text."""
-        return self.skip("pm", pos) if self.next_char(pos) == "(" else pos
-
-    def equation(self, name: str, start: int, pos: int) -> int:
-        """\\eqn\\name{formula} of harvmac."""
-        found = HARVMAC_NAME.match(self.text, pos)
-        end = self.braced(found.end()) if found else pos
-        if found is None or end == found.end():
-            return pos
-        self.emit("$$", self.text[found.end() + 1 : end - 1], "$$")
-        return end
-
-    def refs_list(self, name: str, start: int, pos: int) -> int:
-        """AMS-TeX's \\Refs … \\endRefs."""
-        end = self.text.find("\\endRefs", pos)
-        end = len(self.text) if end < 0 else end + len("\\endRefs")
-        self.note("references", start, end)
-        return end
 
     def caption(self, name: str, start: int, pos: int) -> int:
         """A caption goes; an option keeps it as text."""
@@ -1348,10 +935,6 @@ class Cleaner:
         return "".join(out)
 
 
-UNIT_TOKEN = re.compile(r"\\([A-Za-z]+)\s*(?:(?<=tothe)\{([-\d]+)\})?|\\%|[^\\${}]")
-OPENS_ARGUMENT = frozenset("[{")
-NAMED = {char: "\\" + char for char in "%${}"} | {"\\": "\\textbackslash "}  # as CONTROL_SYMBOLS and SYMBOLS write them
-UNREADABLE_IN_URL = re.compile(r"[\\${}\s]")
 SPECIAL = re.compile(r"[\\${}%&#~^]")
 RAW_MARK = "\x00"
 WORDS = {**{name: text for name, text in SYMBOLS.items() if name.isalpha()}, **ALGORITHM_WORDS}
@@ -1371,79 +954,6 @@ PUNCTUATION = {
     "--": "–",
     "---": "—",
 }
-
-
-def drawing_end(source: Source, pos: int) -> int:
-    """The place behind what \\tikz draws: a group, or all as far as its `;`; -1 where neither is near."""
-    start = skip_blanks(source.text, pos)
-    if source.text[start : start + 1] == "{":
-        return source.group_end(start)
-    if source.text.find(";", pos, start + DRAWING_CHARS) < 0:
-        return -1
-    while match := DRAWING_TOKEN.search(source.text, pos, start + DRAWING_CHARS):
-        pos = match.end()
-        if match[0] == ";":
-            return pos
-        if match[0] == "}" or (match[0] == "{" and (pos := source.group_end(match.start())) < 0):
-            return -1
-    return -1
-
-
-def unit_text(raw: str) -> str | None:
-    """\\kilo\\metre\\per\\square\\second -> km/s²; None where it holds what we do not know."""
-    out: list[str] = []
-    power, pos, behind_unit = "", 0, False
-    while pos < len(raw):
-        match = UNIT_TOKEN.match(raw, pos)
-        if match is None:
-            return None
-        pos = match.end()
-        word = match[1]
-        if word is None:
-            out.append(match[0])
-            behind_unit = False
-        elif word in UNIT_POWERS:
-            power = UNIT_POWERS[word]
-        elif word in ("tothe", "raiseto"):
-            out.append((match[2] or "").translate(RAISED))
-        elif word in UNITS:
-            if behind_unit and UNITS[word][0].isalpha():
-                out.append(" ")
-            out.append(UNITS[word])
-            behind_unit = word not in UNIT_PREFIXES
-            if behind_unit:
-                out.append(power)
-                power = ""
-        else:
-            return None
-    return "".join(out).strip()
-
-
-def number_text(match: re.Match[str]) -> str:
-    """What SIMPLE_NUMBER found, as siunitx prints it: 1e5 -> 1 × 10⁵."""
-    text = match[1].replace(" ", "") + (match[2] or "")
-    if match[3]:
-        text += f" ± {match[3]}"
-    if not match[4]:
-        return text
-    power = f"10{match[4].lstrip('+').translate(RAISED)}"
-    return f"({text}) × {power}" if match[3] else f"{text} × {power}" if text else power
-
-
-def listed(values: list[str], between: str) -> str:
-    """['1', '2', '3'] -> '1, 2 and 3'; ['1', '5'] with ' to ' -> '1 to 5'."""
-    if between != ", " or len(values) < 2:
-        return between.join(values)
-    return ", ".join(values[:-1]) + " and " + values[-1]
-
-
-def roman(number: str) -> str:
-    """'17' -> 'XVII'; a number above 39 stays."""
-    value = int(number[:4])
-    return "X" * (value // 10) + ONES[value % 10] if 0 < value < 40 else number
-
-
-ONES = ("", "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX")
 
 
 def ends_in_blank_line(pieces: list[str]) -> bool:
@@ -1479,41 +989,41 @@ def build_tokens() -> dict[str, str | Handler]:
     actions.update(dict.fromkeys(UNWRAPPED, Cleaner.unwrapped))
     actions.update(dict.fromkeys(WORDS, Cleaner.symbol))
     actions.update(CONTROL_SYMBOLS)
-    actions.update(dict.fromkeys((name for name in ACCENTS if name not in "."), Cleaner.accent))
+    actions.update(dict.fromkeys((name for name in ACCENTS if name not in "."), accent))
     actions.update(dict.fromkeys(SECTIONS, Cleaner.section))
     actions.update(dict.fromkeys(HEADINGS, Cleaner.heading))
     actions.update(dict.fromkeys(CITES, Cleaner.cite))
     actions.update(dict.fromkeys(REFS, Cleaner.reference))
     methods: dict[str, Handler] = {
         "label": Cleaner.label, "index": Cleaner.label, "glossary": Cleaner.label, "nocite": Cleaner.label, "item": Cleaner.item,
-        "appendix": Cleaner.kept, "href": Cleaner.href, "texorpdfstring": Cleaner.texorpdfstring, "unit": Cleaner.quantity, "SI": Cleaner.quantity, "qty": Cleaner.quantity, "si": Cleaner.quantity, "url": Cleaner.url,
-        "path": Cleaner.url, "nolinkurl": Cleaner.url, "verb": Cleaner.verb, "lstinline": Cleaner.verb, "\\": Cleaner.line_break, "font": Cleaner.font, "hbox": Cleaner.box,
-        "vbox": Cleaner.box, "vtop": Cleaner.box, "vcenter": Cleaner.box, "title": Cleaner.title_, "icmltitle": Cleaner.title_,
-        "abstract": Cleaner.abstract_, "includegraphics": Cleaner.graphics, "epsfig": Cleaner.graphics, "psfig": Cleaner.graphics,
-        "epsfbox": Cleaner.graphics, "epsffile": Cleaner.graphics, "epsf": Cleaner.graphics, "input": Cleaner.input_, "include": Cleaner.input_, "Refs": Cleaner.refs_list,
+        "appendix": Cleaner.kept, "href": Cleaner.href, "texorpdfstring": Cleaner.texorpdfstring, "unit": quantity, "SI": quantity, "qty": quantity, "si": quantity, "url": url,
+        "path": url, "nolinkurl": url, "verb": Cleaner.verb, "lstinline": Cleaner.verb, "\\": Cleaner.line_break, "font": font, "hbox": box,
+        "vbox": box, "vtop": box, "vcenter": box, "title": title_, "icmltitle": title_,
+        "abstract": abstract_, "includegraphics": graphics, "epsfig": graphics, "psfig": graphics,
+        "epsfbox": graphics, "epsffile": graphics, "epsf": graphics, "input": Cleaner.input_, "include": Cleaner.input_, "Refs": refs_list,
         "caption": Cleaner.caption, "ensuremath": Cleaner.ensuremath, "ifmmode": Cleaner.ifmmode, "xspace": Cleaner.xspace, "begin": Cleaner.begin,
-        "end": Cleaner.end, "[": Cleaner.bracket_math, "(": Cleaner.bracket_math, "beginsection": Cleaner.beginsection, ".": Cleaner.accent,
-        "ion": Cleaner.ion, "ding": Cleaner.ding, "accent": Cleaner.numbered_accent, "-": Cleaner.hyphen, "twocolumn": Cleaner.twocolumn,
-        "bibitem": Cleaner.bibitem, "tikz": Cleaner.tikz, "setbox": Cleaner.setbox, "line": Cleaner.line, "eqn": Cleaner.equation, "itemitem": Cleaner.item,
+        "end": Cleaner.end, "[": Cleaner.bracket_math, "(": Cleaner.bracket_math, "beginsection": Cleaner.beginsection, ".": accent,
+        "ion": ion, "ding": ding, "accent": numbered_accent, "-": hyphen, "twocolumn": twocolumn,
+        "bibitem": bibitem, "tikz": tikz, "setbox": setbox, "line": line, "itemitem": Cleaner.item,
     }  # fmt: skip
     for handler, names in (
         (Cleaner.footnote, tuple(FOOTNOTES)),
-        (Cleaner.insert, (*INSERTS, *DRAWN_UNTIL)),
-        (Cleaner.drawn, tuple(DRAWN)),
+        (insert, (*INSERTS, *DRAWN_UNTIL)),
+        (drawn, tuple(DRAWN)),
         (Cleaner.pattern, tuple(PATTERNS)),
-        (Cleaner.front, tuple(CLOSED_BY_END)),
-        (Cleaner.dotted, tuple(DOTTED)),
-        (Cleaner.fraction, ("nicefrac", "sfrac", "unitfrac", "frac", "tfrac", "dfrac")),
-        (Cleaner.script, ("textsuperscript", "textsubscript")),
-        (Cleaner.quote, tuple(QUOTES)),
-        (Cleaner.char, ("char", "symbol")),
-        (Cleaner.numbers, ("num", "ang", "numrange", "numlist", "SIrange", "qtyrange", "SIlist", "qtylist")),
-        (Cleaner.string_test, ("IfStrEq", "IfEq", "IfStrEqCase", "IfEqCase")),
+        (front, tuple(CLOSED_BY_END)),
+        (dotted, tuple(DOTTED)),
+        (fraction, ("nicefrac", "sfrac", "unitfrac", "frac", "tfrac", "dfrac")),
+        (script, ("textsuperscript", "textsubscript")),
+        (quote, tuple(QUOTES)),
+        (char, ("char", "symbol")),
+        (numbers, ("num", "ang", "numrange", "numlist", "SIrange", "qtyrange", "SIlist", "qtylist")),
+        (string_test, ("IfStrEq", "IfEq", "IfStrEqCase", "IfEqCase")),
         (Cleaner.space, ("vspace", "hspace", "hskip")),
     ):
         actions.update(dict.fromkeys(names, handler))
-    actions.update(dict.fromkeys((*USES, "acro"), Cleaner.acronym))
-    actions.update(dict.fromkeys(("acresetall", "glsresetall"), Cleaner.forget_acronyms))
+    actions.update(dict.fromkeys((*USES, "acro"), acronym))
+    actions.update(dict.fromkeys(("acresetall", "glsresetall"), forget_acronyms))
     actions.update(methods)
     mathematics = [name + star for name in MATH_ENVIRONMENTS for star in ("", "*")]
     unwrapped = [*mathematics, *REMOVED_ENVIRONMENTS, *WRAPPERS]

@@ -13,8 +13,11 @@ from data_prep.latex_tables import NOT_CONDITIONALS, RAW_ENVIRONMENTS, SKIPPED_E
 
 NEAR_CHARS = 2_000  # a group this short is matched by one regular expression
 SCAN_CHARS = 20_000  # longer ones are counted, up to these and as many as the text has; then a table of all is made
+MAX_NESTING = 30  # of footnotes in headings in footnotes …; deeper ones are unwrapped
 
 CONTROL = re.compile(r"\\([A-Za-z@]+|[\s\S])")  # in macros, packages and behind \makeatletter
+OPENS_ARGUMENT = frozenset("[{")  # a place where one may begin
+GRAPHICS_FILE = re.compile(r"\s*(?:\[[^]\n]*\])?\s*(?:\{[^{}\n]*\}|[^\s{}\\]+)")
 BRACE = re.compile(r"[{}]|\\[\s\S]")
 ESCAPED = r"\\[\s\S]"
 SHALLOW = rf"\{{[^{{}}\\]*(?:{ESCAPED}[^{{}}\\]*)*\}}"

@@ -199,7 +199,7 @@ DROPPED: dict[str, str] = {
             plottwo psfrag epsfigure multicolumn PackageWarning PackageWarningNoLine PackageInfo ClassWarning
             ClassWarningNoLine ClassInfo addtocontents crefalias @addtoreset @removefromreset @namedef icmlauthor icmlaffiliation
             icmlcorrespondingauthor icmlsetsymbol lstdefinestyle floatname etocsettagdepth
-            belowpdfbookmark currentpdfbookmark newrefformat lref nref REF import mdfdefinestyle labelformat floatplacement newcites sbox SetInd
+            belowpdfbookmark currentpdfbookmark newrefformat import mdfdefinestyle labelformat floatplacement newcites sbox SetInd
             defcitealias headers SetKwData SetKwArray SetKw SetKwInput SetKwHangingKw pgfmathsetmacro pgfmathtruncatemacro
             pgfmathsetlength conferenceinfo ShortHeadings AtEndEnvironment BeforeBeginEnvironment AfterEndEnvironment
             fancypagestyle etocsettocstyle crefrangeformat""",
@@ -308,7 +308,6 @@ LOWERED = str.maketrans("-+−0123456789", "₋₊₋₀₁₂₃₄₅₆₇₈
 PATTERNS: dict[str, tuple[str, int, str]] = {
     "discretionary": ("mm", 1, "{}"), "replaced": ("o", 2, "{0}"), "added": ("o", 1, "{}"), "mintinline": ("om", 1, "{}"),
     "epigraph": ("", 2, "{}\n{}\n"), "grantsponsor": ("m", 2, "{0}"), "grantnum": ("om", 1, "{}"),
-    "refs": ("m", 0, "[*]"), "xref": ("m", 0, "*"),  # harvmac
     # algorithm2e: {condition}{block}; in algpseudocode the block is not in braces, and what stands before the first {} is printed
     "If": ("p", 2, "if {}\n{}\nend\n"), "uIf": ("p", 2, "if {}\n{}\n"), "lIf": ("p", 2, "if {} then {}\n"),
     "ElseIf": ("p", 2, "else if {}\n{}\nend\n"), "uElseIf": ("p", 2, "else if {}\n{}\n"), "lElseIf": ("p", 2, "else if {} then {}\n"),
