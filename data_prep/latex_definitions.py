@@ -70,10 +70,10 @@ class Macro:
         if self.is_program is None:
             body = self.body
             others = len(body) > NEAR_CHARS or (bool(CODE.search(body)) and not OPENS.search(body))
-            tests = frozenset(match[0][1:] for match in TESTS.finditer(body))
-            self.is_program = others or bool(tests)
-            if not others and all(name.startswith("if") for name in tests):
-                self.flags = tests
+            self.is_program = others or bool(TESTS.search(body))
+            if self.is_program and not others:
+                tests = frozenset(match[0][1:] for match in TESTS.finditer(body))
+                self.flags = tests if all(name.startswith("if") for name in tests) else frozenset()
         return self.is_program or self.endless
 
     @property
@@ -85,7 +85,9 @@ class Macro:
     def pieces(self) -> tuple[str | int, ...]:
         """The body cut at its parameters: text, number, text, ..., text."""
         if self.cut is None:
-            body = LAYOUT.sub("", self.body) if "\\" in self.body else self.body
+            body = self.body
+            if "group" in body or "length" in body or "relax" in body:  # most have none
+                body = LAYOUT.sub("", body)
             self.cut = cut_body(IN_BOTH_MODES.sub(in_both_modes, body) if "\\ifmmode" in body else body)
             self.template, self.order = make_template(self.cut)
             self.in_order = len(self.order) > 1 and self.order == (*range(len(self.spec)), len(self.spec))

@@ -23,6 +23,7 @@ from data_prep.latex_source import (
     Source,
     backslashes_before,
     balanced,
+    has_even_braces,
     paired_dollars,
     read_argument,
     skip_blanks,
@@ -888,7 +889,7 @@ class Cleaner:
         """Write a formula; an empty one goes."""
         if IN_MATH.search(inner):
             inner = self.math(inner)
-        if inner.count("{") != inner.count("}") or "\\{" in inner or "\\}" in inner:
+        if not has_even_braces(inner):
             inner = balanced(inner)
         if "$" in inner:
             inner = paired_dollars(inner)

@@ -318,6 +318,16 @@ def skip_option(source: Source, pos: int) -> int:
     return end if end > 0 else pos
 
 
+def has_even_braces(inner: str) -> bool:
+    """Whether a formula has as many opening braces as closing ones, escaped ones apart; False where only a reading can tell."""
+    opened, closed = inner.count("{"), inner.count("}")
+    if "\\" in inner and ("\\{" in inner or "\\}" in inner):
+        if "\\\\{" in inner or "\\\\}" in inner:  # a line break before a brace
+            return False
+        opened, closed = opened - inner.count("\\{"), closed - inner.count("\\}")
+    return opened == closed
+
+
 def balanced(inner: str) -> str:
     """A formula whose braces don't match, without those that lack a partner."""
     out: list[str] = []
@@ -343,6 +353,8 @@ def balanced(inner: str) -> str:
 
 def paired_dollars(inner: str) -> str:
     """What stands in a formula, without its $ where they are odd in number."""
+    if "\\$" not in inner and inner.count("$") % 2 == 0:
+        return inner
     places = [match.start() for match in MATH_TOKEN.finditer(inner) if match[0] == "$"]
     if len(places) % 2 == 0:
         return inner
