@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from data_prep.latex_prose import Cleaner
 
 MAX_ACRONYMS = 1_000  # of one paper
+MAX_DEFINITION_CHARS = 5_000  # of one of them, so that definitions within definitions take linear time
 DEFINITIONS = "acro acrodef newacro newacronym newabbreviation DeclareAcronym acroindefinite newglossaryentry"
 FIELD = re.compile(r"(?:^|[,\s])(short|long|name|text)\s*=\s*(\{?)")
 USE = re.compile(  # every name in USES
@@ -39,7 +40,7 @@ def define_acronym(found: dict[str, Acronym], source: Source, name: str, pos: in
     key, pos = read_argument(source, pos)
     option, pos = read_option(source, pos)
     first, pos = read_argument(source, pos)
-    if not key or first is None or len(found) >= MAX_ACRONYMS:
+    if not key or first is None or len(first) > MAX_DEFINITION_CHARS or len(found) >= MAX_ACRONYMS:
         return
     if name in ("newacronym", "newabbreviation", "acroindefinite"):
         second, pos = read_argument(source, pos)

@@ -132,6 +132,7 @@ HOSTILE = {
     "open option": lambda n: "\\newcommand{\\x}[2][d]{#1#2}" + "\\x[ a " * n,
     "tail": lambda n: "\\def\\a{\\b}\\def\\b#1{<#1>\\b}" + "\\a{x" * n,
     "macros hand on": lambda n: "\\def\\a{\\b}\\def\\b{\\a}\\def\\c#1{\\d}\\def\\d#1{\\c}" + "\\a{x}\\c{y}{z} " * n,
+    "nested acronyms": lambda n: "\\DeclareAcronym{a}{ " * n + "}" * n,
     "environment begins itself": lambda n: "\\newenvironment{x}{\\begin{x}$$}{\\end{x}}" + "\\begin{x} a" * n,
     "nested tests": lambda n: "\\newtoggle{x}" + "\\nottoggle{x}{ a " * n + "}{}" * n,
     "negations": lambda n: "\\ifthenelse{" + "\\NOT " * n + "\\boolean{x}}{a}{b}",
