@@ -6,6 +6,7 @@ In: a folder of e-prints (default ../shared/eprints/src). Out: figures on stdout
     python ../shared/fidelity/fidelity.py --set ../shared/eprints --texts /tmp/clean.jsonl --worst 20
     python benchmarks/fidelity_mended.py --texts /tmp/clean.jsonl
     python benchmarks/cleaning.py --growth
+    python benchmarks/cleaning.py --commands
 
 Both forms of the cleaner are measured, the interpreted one and the compiled one (data_prep/compile_cleaner.py), each in a process of its own;
 the SHA-256 of their texts is the same.
@@ -31,6 +32,8 @@ from data_prep import cleaner_form, compile_cleaner
 from data_prep.cli import Parser, UserError, need_file, run
 from data_prep.extraction import Eprint, Extracted, extract_source, iter_eprints
 from data_prep.latex_cleaner import Cleaned, clean_latex
+from data_prep.latex_macros import TEX_COMMANDS
+from data_prep.latex_prose import TOKENS
 from data_prep.records import parse_name, write_jsonl
 from data_prep.shards import GC_ALLOCATIONS
 
@@ -75,6 +78,14 @@ def billion_laughs() -> str:
     names = "abcdefghijklmnop"
     bodies = (f"\\def\\{name}x{{{f'{chr(92)}{names[number + 1]}x' * 4}}}" for number, name in enumerate(names[:-1]))
     return "".join(bodies) + "\\def\\px{ha}"
+
+
+# What may follow a command, once and 700 or 2,800 times: arguments of every kind, open, closed and within each other.
+FOLLOWERS = (
+    "{ a ", "[ a ", "( a ", "{a}", "{", "[", "$ a ", "{a}{b} ", "\n", " = 1 ", "{a}[b]{c} ", " \\x{a} ", "[a]{ a ", "{a}{ ", "*{", "[ {",
+)  # fmt: skip
+COMMAND_COUNTS = (700, 2_800)
+NOTICED_S = 0.06  # below it a growth is not looked into
 
 
 def bare_loop_s() -> float:
@@ -166,6 +177,30 @@ def grow() -> None:
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
 
 
+def sweep() -> None:
+    """Print the commands that the cleaner knows whose repetition takes more than linear time, with what follows them."""
+    names = sorted(
+        {*TOKENS, *(f"\\{name}" for name in TEX_COMMANDS), "\\unknown", "\\begin{unknown}", "\\end{unknown}", "\\xref"}
+    )
+    num_slow = 0
+    for name in names:
+        for follower in FOLLOWERS:
+            for closing in ("", "}", "]"):
+                times = []
+                for count in COMMAND_COUNTS:
+                    started = time.process_time()
+                    clean_latex(PROSE + (name + follower) * count + closing * count)
+                    times.append(time.process_time() - started)
+                    if times[0] < NOTICED_S:
+                        break
+                if len(times) > 1 and times[1] > 6 * times[0]:
+                    num_slow += 1
+                    print(
+                        f"{name!r} {follower!r} {closing!r}: {times[0]:.2f} s, then {times[1]:.2f} s for 4 times as many"
+                    )
+    print(f"{len(names):,} commands, {len(FOLLOWERS)} followers: {num_slow} take more than linear time")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = Parser(description=__doc__)
@@ -178,15 +213,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--growth", action="store_true", help="measure hostile sources instead")
     parser.add_argument(
+        "--commands", action="store_true", help="measure every command that the cleaner knows, repeated, instead"
+    )
+    parser.add_argument(
         "--this-form", action="store_true", help="measure only the form of the cleaner that scripts use now"
     )
     options = parser.parse_args(argv)
-    if not options.growth and not options.this_form:
+    if not options.growth and not options.commands and not options.this_form:
         need_file(options.sources, "folder of e-prints")
         return measure_forms(sys.argv[1:] if argv is None else list(argv))
     gc.set_threshold(GC_ALLOCATIONS)  # as prepare_dataset.py's workers do
     if options.growth:
         grow()
+    elif options.commands:
+        sweep()
     else:
         measure(need_file(options.sources, "folder of e-prints"), options.rounds, options.out)
     return 0

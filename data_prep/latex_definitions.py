@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from data_prep.latex_source import NEAR_CHARS, Source, glue, read_argument
 
+MAX_SPEC_CHARS = 500  # of xparse's list of arguments; nine with their defaults
 MAX_DEPTH = 40  # macros within macros; a chain that is longer calls itself
 NO_VALUE, TRUE, FALSE = (
     "-NoValue-",
@@ -169,6 +170,8 @@ def def_macro(parameters: str, body: str) -> Macro:
 
 def xparse_spec(given: str) -> tuple[str, tuple[str | None, ...]]:
     """'s O{2} m' -> ('som', (None, '2', None)); a letter that we do not read becomes '?'."""
+    if len(given) > MAX_SPEC_CHARS:
+        return "?", (None,)
     source, pos = Source(given), 0
     spec, defaults = "", list[str | None]()
     while match := XPARSE_LETTERS.search(given, pos):

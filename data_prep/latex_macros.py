@@ -586,7 +586,8 @@ class Expander:
         closing, end = read_argument(source, end)
         if opening is None or closing is None:
             return found.end()
-        self.know_environment(found[1], Macro(spec, defaults, by_tags(opening)), by_tags(closing))
+        if "?" not in spec:
+            self.know_environment(found[1], Macro(spec, defaults, by_tags(opening)), by_tags(closing))
         return end
 
     def know_environment(self, name: str, opening: Macro, closing: str) -> None:
@@ -749,7 +750,7 @@ class Expander:
         if inner in RESTATED:
             self.restatable(source, found.end())
         known = self.environments.get(inner)
-        opens = known is not None and depth < MAX_DEPTH and self.opens_something(inner)
+        opens = known is not None and depth < MAX_DEPTH and self.opens_something(inner, depth)
         if known and (opens or ("m" in known[0].spec and not known[0].program)):
             arguments: list[str] = []
             if self.read_arguments(source, known[0], found.end(), arguments):
@@ -785,14 +786,14 @@ class Expander:
         self.plain_tags.add(text[pos : close + 1])
         return close + 1
 
-    def opens_something(self, name: str) -> bool:
+    def opens_something(self, name: str, depth: int) -> bool:
         """Whether an author's environment begins mathematics, a float, raw text or another environment, so that its name says less than its definition."""
         key = ("\\begin", name)
         if (found := self.cache.get(key)) is None:
             opening, closing = self.environments[name]
             body = opening.filled(["" for _ in opening.spec])
             del self.environments[name]  # one that begins itself is not looked into again
-            expanded = self.expand_quietly(body, 1)
+            expanded = self.expand_quietly(body, depth)
             self.environments[name] = (opening, closing)
             self.plain_tags.clear()
             wraps = "\\begin{" in expanded and "\\end" in closing and not opening.program
@@ -817,7 +818,7 @@ class Expander:
             self.ended = True
             return len(source.text)
         known = self.environments.get(inner)
-        if known and depth < MAX_DEPTH and self.left_chars > 0 and self.opens_something(inner):
+        if known and depth < MAX_DEPTH and self.left_chars > 0 and self.opens_something(inner, depth):
             self.left_chars -= len(known[1])
             out.append(glue(out[-1] if out else "", self.expand_quietly(known[1], depth)))
         else:
