@@ -12,9 +12,11 @@ Both forms of the cleaner are measured, the interpreted one and the compiled one
 the SHA-256 of their texts is the same.
 MB are those of the TeX files that a paper's text is made of; others in its archive are inflated, but do not count. Times
 are CPU seconds of this process; for each e-print the fastest of `--rounds` rounds counts, because what else runs on the
-machine can only add. The speed of a bare Python loop is printed beside them, so that figures from two machines can be compared.
+machine can only add. The speeds of a bare Python loop and of gunzip are printed beside them, so that figures from two machines can be
+compared: issue 3 asks for 15 MB/s and 150 e-prints/s of a machine on which zlib inflates 315 MB/s.
 """
 
+import contextlib
 import gc
 import hashlib
 import os
@@ -22,6 +24,7 @@ import resource
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -96,6 +99,19 @@ def bare_loop_s() -> float:
     return time.process_time() - started
 
 
+def gunzip_mb_s(sources: Path) -> float:
+    """How many MB zlib inflates to in a CPU second, the fastest of three times over the gzipped archives of a folder."""
+    archives = [path.read_bytes() for path in sorted(sources.glob("*.gz"))]
+    fastest = 0.0
+    for _ in range(3):
+        started, num_bytes = time.process_time(), 0
+        for data in archives:
+            with contextlib.suppress(zlib.error):  # broken ones count as far as they go: not at all
+                num_bytes += len(zlib.decompressobj(wbits=31).decompress(data))
+        fastest = max(fastest, num_bytes / 1e6 / max(time.process_time() - started, 1e-9))
+    return fastest
+
+
 def one_round(sources: Path, texts: dict[str, str]) -> tuple[dict[str, tuple[float, float]], int]:
     """(seconds of reading and extraction, and of cleaning, of each e-print; bytes of TeX); the cleaned texts go to `texts`."""
     seconds: dict[str, tuple[float, float]] = {}
@@ -141,6 +157,11 @@ def measure(sources: Path, rounds: int, out: Path | None) -> None:
     print("slowest:", ", ".join(f"{name} {second * 1e3:.0f} ms" for second, name in reversed(ordered[-3:])))
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
     print(f"a bare loop does {LOOP_STEPS / loop_s / 1e6:.0f} million steps/s on this machine just now")
+    if (inflated := gunzip_mb_s(sources)) > 0:
+        share = num_mb / total_s / inflated
+        print(
+            f"zlib inflates {inflated:.0f} MB/s on it: archive to text is {share:.1%} of that; 15 MB/s of 315 MB/s are 4.8%"
+        )
     digest = hashlib.sha256("\0".join(f"{name}\0{texts[name]}" for name in sorted(texts)).encode())
     print(f"SHA-256 of all texts: {digest.hexdigest()}")
     if out is not None:
