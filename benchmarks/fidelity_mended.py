@@ -82,9 +82,8 @@ def mend(scorer: ModuleType) -> None:
         return HIDDEN.sub(" ", comments(text))
 
     def mended_blanks(text: str, pos: int) -> int:
-        end: int = blanks(
-            text, pos
-        )  # 9912.00173: a blank line is \\par, and that the body of \\doubleFin; \\htpy follows
+        # 9912.00173: a blank line is \\par, and that the body of \\doubleFin; \\htpy follows
+        end: int = blanks(text, pos)
         return pos if text.count("\n", pos, end) > 1 else end
 
     def mended_usable(macros: dict[str, Any]) -> Any:

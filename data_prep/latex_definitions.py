@@ -10,11 +10,8 @@ from data_prep.latex_source import NEAR_CHARS, Source, glue, read_argument
 
 MAX_SPEC_CHARS = 500  # of xparse's list of arguments; nine with their defaults
 MAX_DEPTH = 40  # macros within macros; a chain that is longer calls itself
-NO_VALUE, TRUE, FALSE = (
-    "-NoValue-",
-    "\\BooleanTrue",
-    "\\BooleanFalse",
-)  # what xparse gives for an argument that is not there, for a star
+# What xparse gives for an argument that is not there, and for a star.
+NO_VALUE, TRUE, FALSE = "-NoValue-", "\\BooleanTrue", "\\BooleanFalse"
 CSNAME = re.compile(r"\s*([^{}]{0,80}?)\\endcsname")
 # What no text can stand for: tests of what is known only when TeX runs, looks at what follows, work on registers and boxes.
 TESTS = re.compile(
@@ -57,9 +54,7 @@ class Macro:
     template: str | None = None
     order: tuple[int, ...] = ()
     is_program: bool | None = None
-    flags: frozenset[str] = (
-        frozenset()
-    )  # the tests in a program's body, where it does nothing else: it can be run if these are known
+    flags: frozenset[str] = frozenset()  # the tests of a program that only tests: it can be run if these are known
     looked_at: int = -1  # the version of the definitions for which `inert` holds
     inert: bool = False
     quick_at: int = -1  # the version for which it is inert, with undelimited arguments only

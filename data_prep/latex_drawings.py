@@ -68,7 +68,9 @@ def setbox(cleaner: "Cleaner", name: str, start: int, pos: int) -> int:
     """\\setbox0=\\hbox{…}: a box is kept for later."""
     pos = cleaner.skip("n=", pos)
     found = BOX.match(cleaner.text, pos)
-    return cleaner.braced(box(cleaner, name, start, found.end())) if found else pos
+    end = cleaner.braced(box(cleaner, name, start, found.end())) if found else pos
+    cleaner.note("box", start, end, name)
+    return end
 
 
 def box(cleaner: "Cleaner", name: str, start: int, pos: int) -> int:
@@ -87,7 +89,11 @@ def font(cleaner: "Cleaner", name: str, start: int, pos: int) -> int:
 
 def line(cleaner: "Cleaner", name: str, start: int, pos: int) -> int:
     """\\line(1,0){250} of a picture goes; \\line{…} of plain TeX is a line of text."""
-    return cleaner.skip("pm", pos) if cleaner.next_char(pos) == "(" else pos
+    if cleaner.next_char(pos) != "(":
+        return pos
+    end = cleaner.skip("pm", pos)
+    cleaner.note("drawing", start, end, name)
+    return end
 
 
 def drawing_end(source: Source, pos: int) -> int:

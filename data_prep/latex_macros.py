@@ -3,8 +3,8 @@
 In: one flattened LaTeX source without comments. Out: LaTeX that uses no macro of its author, for latex_cleaner.py to read.
 
 Nothing here raises on any input, and time is linear in the length of the source: expansion has a budget
-(`EXPANSION_FACTOR`, `MAX_DEPTH`). What is not done: a macro that is a program (it tests, assigns or looks ahead) is not run; its
-name stays where it is used. Definitions hold from where they stand to the end, whatever group they stand in.
+(`EXPANSION_FACTOR`, `MAX_DEPTH`). What is not done: a macro that is a program (it looks ahead, works on registers, or tests what only
+a run of TeX knows) is not run; its name stays where it is used. Definitions hold from where they stand to the end, whatever group they stand in.
 """
 
 import re
@@ -71,11 +71,8 @@ NAMED_WELL = frozenset(
     acknowledgments acknowledgements""".split()
 )
 IN_GROUP = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
-PUNCTUATION_AHEAD = (
-    re.compile(  # \newcommand{\etc}{\@ifnextchar.{etc}{etc.\@\xspace}}: the commonest look at what follows
-        rf"\s*\\@ifnextchar\s*\{{?([.,;:!?'])\}}?\s*{IN_GROUP}\s*{IN_GROUP}\s*(?:\\xspace\s*)?"
-    )
-)
+# \newcommand{\etc}{\@ifnextchar.{etc}{etc.\@\xspace}}: the commonest look at what follows.
+PUNCTUATION_AHEAD = re.compile(rf"\s*\\@ifnextchar\s*\{{?([.,;:!?'])\}}?\s*{IN_GROUP}\s*{IN_GROUP}\s*(?:\\xspace\s*)?")
 BOX_TITLE = re.compile(r"title\s*=\s*\{?([^,{}]*#[1-9][^,{}]*)")  # of tcolorbox
 SPACES = frozenset(" \t\n")
 FONT_SWITCH_LAST = re.compile(
@@ -746,6 +743,8 @@ class Expander:
             return end
         if inner in self.excluded:
             close = source.closing("\\end{" + inner + "}", found.end())
+            if self.places is not None and depth == 0:
+                self.notes.append((f"excluded environment {inner}", start, max(close, found.end())))
             return found.end() if close < 0 else close
         if inner in RESTATED:
             self.restatable(source, found.end())

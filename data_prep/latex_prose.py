@@ -3,7 +3,8 @@
 In: LaTeX without comments and without macros of its author (latex_macros.py). Out: text.
 
 It jumps from one character that means something to the next, copies what lies between, and asks the tables of
-latex_tables.py what a command is. Nothing here raises on any input, and time is linear in its length.
+latex_tables.py what a command is. What a command prints is worked out here, or in latex_characters.py, latex_quantities.py and
+latex_acronyms.py; what goes with more than its arguments, in latex_drawings.py and latex_front.py. Nothing here raises on any input, and time is linear in its length.
 """
 
 import re
