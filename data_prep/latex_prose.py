@@ -636,7 +636,7 @@ class Cleaner:
                 return pos
             self.out.append(f"${word[0]}$")
             return word.end()
-        inner = self.math(self.text[brace + 1 : end - 1]).replace("$", "")
+        inner = self.math(self.text[brace + 1 : end - 1], brace + 1).replace("$", "")
         if inner.strip():
             self.out.append(f"${inner}$")
         return end
@@ -837,7 +837,7 @@ class Cleaner:
             if "\\halign" in text[start:end] and ("\\vrule" in text[start:end] or "\\hrule" in text[start:end]):
                 self.note("table", start, end)
                 return end + 2
-            self.emit("$$", text[start + 2 : end], "$$")
+            self.emit("$$", text[start + 2 : end], "$$", start + 2)
             return end + 2
         end = self.source.unescaped("$", start + 1)
         if end < 0 or end >= limit:
@@ -854,7 +854,7 @@ class Cleaner:
         if "\n\n" in inner or ("\n" in inner and PARAGRAPH.search(inner)):
             self.warnings.add("a $ has no partner")
             return start + 1
-        self.emit("$", inner, "$")
+        self.emit("$", inner, "$", start + 1)
         return end + 1
 
     def balanced_dollar(self, pos: int, limit: int, fallback: int) -> int:
@@ -873,7 +873,7 @@ class Cleaner:
         end = self.source.unescaped(close, pos)
         if end < 0:
             return pos
-        self.emit("\\" + name, self.text[pos:end], close)
+        self.emit("\\" + name, self.text[pos:end], close, pos)
         return end + 2
 
     def math_environment(self, name: str, pos: int) -> int:
@@ -883,13 +883,13 @@ class Cleaner:
             self.warnings.add(f"environment {name} does not end")
             return pos
         close = "\\end{" + name + "}"
-        self.emit("\\begin{" + name + "}", self.text[pos : end - len(close)], close)
+        self.emit("\\begin{" + name + "}", self.text[pos : end - len(close)], close, pos)
         return end
 
-    def emit(self, opening: str, inner: str, closing: str) -> None:
-        """Write a formula; an empty one goes."""
+    def emit(self, opening: str, inner: str, closing: str, place: int) -> None:
+        """Write a formula, whose inside stands at `place`; an empty one goes."""
         if IN_MATH.search(inner):
-            inner = self.math(inner)
+            inner = self.math(inner, place)
         if not has_even_braces(inner):
             inner = balanced(inner)
         if "$" in inner:
@@ -897,8 +897,8 @@ class Cleaner:
         if inner and not inner.isspace():
             self.out.append(opening + inner + closing)
 
-    def math(self, inner: str) -> str:
-        """A formula without labels, pictures and blank lines."""
+    def math(self, inner: str, place: int) -> str:
+        """The formula at `place` without labels, pictures and blank lines."""
         out: list[str] = []
         source, pos = Source(inner), 0
         while match := IN_MATH.search(inner, pos):
@@ -928,6 +928,8 @@ class Cleaner:
                 pos = found.end() if found else pos
             elif name == "raisebox":
                 out.append("\\raisebox")
+            if self.explain is not None and name != "raisebox" and (name or match[2]):
+                self.note("in a formula", place + match.start(), place + pos, name or match[2])
             rest = inner[pos : pos + 1]
             if rest in WHITE and inner.startswith("\n", skip_spaces(inner, pos)) and ends_in_blank_line(out):
                 pos = skip_blanks(inner, pos)  # what went had its line to itself

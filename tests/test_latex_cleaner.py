@@ -93,6 +93,14 @@ def test_nothing_left_is_one_reason(source: str) -> None:
     assert rejected.reason in REASONS
 
 
+def test_explain_tells_what_went_from_a_formula_and_with_its_environment() -> None:
+    source = f"{PADDING}\n\\excludecomment{{draft}}\n\\begin{{draft}}no\\end{{draft}}\n\\begin{{equation}}\na \\label{{x}}\n\\end{{equation}}"
+    told: list[Removal] = []
+    clean_latex(source, explain=told)
+    assert ("in a formula \\label", 5, "\\label{x}") in told
+    assert ("excluded environment draft", 3, "\\begin{draft}no\\end{draft}") in told
+
+
 def test_explain_names_rule_line_and_excerpt() -> None:
     source = f"% first\n{PADDING}\n\\def\\x{{y}}\nA word\\label{{l}}, \\x{{}} % last\nmore~\\cite{{k}}.\n\\end{{document}} gone"
     events: list[Removal] = []
