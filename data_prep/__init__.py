@@ -13,7 +13,7 @@ FOLDER = Path(__file__).resolve().parent
 COMPILED = FOLDER / "compiled"
 TO_COMPILE = tuple(
     """flatten latex_acronyms latex_characters latex_conditionals latex_definitions latex_drawings latex_formats latex_front
-    latex_macros latex_prose latex_quantities latex_source""".split()
+    latex_macros latex_prose latex_quantities latex_scan latex_source latex_tables""".split()
 )
 
 

@@ -11,36 +11,37 @@ import posixpath
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from data_prep.archives import MAX_NAME_CHARS, Archive, any_of, decode, member_name, stem_of, suffix_of
 
 # Limits: time and memory stay bounded whatever a source says. TeX itself nests 15 files (texmf.cnf, max_in_open).
-MAX_SOURCE_CHARS = 16_000_000  # of the flattened text; the largest of the 237 real ones has 2.9 million
-MAX_INCLUSIONS = 10_000  # followed or tried; a textbook of 740 files needs 4,400
-MAX_DEPTH = 30  # files and macros within each other
-MAX_MACROS = 100  # author's macros around an inclusion; 20 of 237 real sources have one or two
-MAX_DEFINITION_CHARS = 10_000  # of such a macro's definition
-MAX_ARGUMENT_CHARS = 2_000  # of an argument that is read up to its first brace, whatever stands in it
-MAX_CALL_CHARS = 100_000  # of a call of one with its arguments put in
-MAX_BRANCH_DEPTH = 5  # conditions within each other in one
-MAX_LOOKBACK_CHARS = 600  # how far before an inclusion the definition may begin that it stands in
-MAX_LOOKED_CHARS = 10_000_000  # read again in all while looking for definitions
-MAX_WARNINGS = 20
+MAX_SOURCE_CHARS: Final = 16_000_000  # of the flattened text; the largest of the 237 real ones has 2.9 million
+MAX_INCLUSIONS: Final = 10_000  # followed or tried; a textbook of 740 files needs 4,400
+MAX_DEPTH: Final = 30  # files and macros within each other
+MAX_MACROS: Final = 100  # author's macros around an inclusion; 20 of 237 real sources have one or two
+MAX_DEFINITION_CHARS: Final = 10_000  # of such a macro's definition
+MAX_ARGUMENT_CHARS: Final = 2_000  # of an argument that is read up to its first brace, whatever stands in it
+MAX_CALL_CHARS: Final = 100_000  # of a call of one with its arguments put in
+MAX_BRANCH_DEPTH: Final = 5  # conditions within each other in one
+MAX_LOOKBACK_CHARS: Final = 600  # how far before an inclusion the definition may begin that it stands in
+MAX_LOOKED_CHARS: Final = 10_000_000  # read again in all while looking for definitions
+MAX_WARNINGS: Final = 20
 
 # Commands that bring in a file, by how they are written.
-READS = ("input", "@input", "@@input", "include", "subfile", "subfileinclude")  # {file}
-IMPORTS = ("import", "subimport", "includefrom", "inputfrom", "subincludefrom", "subinputfrom")  # {folder}{file}
-PACKAGES = ("usepackage", "RequirePackage", "RequirePackageWithOptions")  # [options]{names}
-CLASSES = ("documentclass", "documentstyle", "LoadClass", "LoadClassWithOptions")
-LOADING = frozenset((*PACKAGES, *CLASSES))
-STYLE_SUFFIXES = (".sty", ".cls")
-TESTS = ("IfFileExists", "InputIfFileExists")  # {file}{then}{else}
-PARAGRAPHS = ("include", "subfileinclude", "includefrom", "subincludefrom")  # these begin and end a page
-VERBATIM = "verbatim|Verbatim|BVerbatim|LVerbatim|lstlisting|minted|alltt|comment|filecontents|asy|pycode|spverbatim|tcblisting"
-SUFFIXES = (".tex", "", ".ltx", ".latex")  # what TeX and authors leave out; TeX tries .tex first
+READS: Final = ("input", "@input", "@@input", "include", "subfile", "subfileinclude")  # {file}
+IMPORTS: Final = ("import", "subimport", "includefrom", "inputfrom", "subincludefrom", "subinputfrom")  # {folder}{file}
+PACKAGES: Final = ("usepackage", "RequirePackage", "RequirePackageWithOptions")  # [options]{names}
+CLASSES: Final = ("documentclass", "documentstyle", "LoadClass", "LoadClassWithOptions")
+LOADING: Final = frozenset((*PACKAGES, *CLASSES))
+STYLE_SUFFIXES: Final = (".sty", ".cls")
+TESTS: Final = ("IfFileExists", "InputIfFileExists")  # {file}{then}{else}
+PARAGRAPHS: Final = ("include", "subfileinclude", "includefrom", "subincludefrom")  # these begin and end a page
+VERBATIM: Final = "verbatim|Verbatim|BVerbatim|LVerbatim|lstlisting|minted|alltt|comment|filecontents|asy|pycode|spverbatim|tcblisting"
+SUFFIXES: Final = (".tex", "", ".ltx", ".latex")  # what TeX and authors leave out; TeX tries .tex first
 
 # TeX's own files, which every installation has: they stay as commands.
-SYSTEM_FILES = any_of(
+SYSTEM_FILES: Final = any_of(
     r"""
     amstex amsppt\w* amssym\w* mssymb cyracc                    # of the AMS
     harvmac lanlmac phyzzx jnl reforder eqnorder tcilatex        # formats of physicists
@@ -53,7 +54,7 @@ SYSTEM_FILES = any_of(
 )
 # Classes and packages that TeX distributions and publishers hand out: layout, not the author's notation. An author's copy of one
 # stays out, so that a paper reads the same with and without it. Names without suffix, matched whole.
-PUBLISHED_STYLES = any_of(
+PUBLISHED_STYLES: Final = any_of(
     r"""
     article report book letter latexsym ams(?:art|book|proc|ppt\w*|math|symb|fonts|thm|cd|text)
     # societies and publishers
@@ -79,60 +80,62 @@ PUBLISHED_STYLES = any_of(
     slashed cancel braket physics siunitx units
     """
 )
-PUBLISHED_NOTICES = (b"LaTeX Project Public Licen", b"LPPL", b"CTAN")
-MAX_NOTICE_BYTES = 6_000  # where a notice stands
-MAX_OWN_CLASS_BYTES = 20_000  # a longer class is layout
-MAX_OWN_STYLE_BYTES = 3_000  # a longer file with a published name is the published one
-STYLE_VERSION = re.compile(r"[-_]?v?\d[\w.]*$")
+PUBLISHED_NOTICES: Final = (b"LaTeX Project Public Licen", b"LPPL", b"CTAN")
+MAX_NOTICE_BYTES: Final = 6_000  # where a notice stands
+MAX_OWN_CLASS_BYTES: Final = 20_000  # a longer class is layout
+MAX_OWN_STYLE_BYTES: Final = 3_000  # a longer file with a published name is the published one
+STYLE_VERSION: Final = re.compile(r"[-_]?v?\d[\w.]*$")
 
-WORD_END = r"(?![A-Za-z@])"
-COMMAND = (  # %s: the author's macros. Alternatives that begin with different letters cost a search least.
+WORD_END: Final = r"(?![A-Za-z@])"
+COMMAND: Final = (  # %s: the author's macros. Alternatives that begin with different letters cost a search least.
     rf"\\(?:i(?:n(?:put(?:from)?|clude(?:from|only)?)|mport){WORD_END}|@@?input{WORD_END}|endinput{WORD_END}"
     rf"|sub(?:file(?:include)?|import|includefrom|inputfrom){WORD_END}|I(?:nputI)?fFileExists{WORD_END}"
     rf"|document(?:class|style){WORD_END}|usepackage{WORD_END}|RequirePackage(?:WithOptions)?{WORD_END}"
     rf"|LoadClass(?:WithOptions)?{WORD_END}%s|begin\s*\{{(?P<environment>document|(?:{VERBATIM})\*?)\}})"
 )
-NAME = re.compile(rf"\s*\{{([^{{}}]{{0,{MAX_ARGUMENT_CHARS}}})\}}")
-BARE_NAME = re.compile(r"[ \t]*(?:\n[ \t]*)?(?:\"([^\"\n]{1,500})\"|([^\s{}\\%\"#$&~^\[\]]{1,500}))")
-LOADED = re.compile(r"\s*(?:\[([^\]]{0,2000})\]\s*)?\{([^{}]{0,2000})\}(?:[ \t]*\[[^\]]{0,200}\])?")
-COMMENT = re.compile(r"%[^\n]*\n?[ \t]*")
-COMMENT_LINE = re.compile(r"(?m)^[ \t]*%.*\n")
-HARMLESS = re.compile(
+NAME: Final = re.compile(rf"\s*\{{([^{{}}]{{0,{MAX_ARGUMENT_CHARS}}})\}}")
+BARE_NAME: Final = re.compile(r"[ \t]*(?:\n[ \t]*)?(?:\"([^\"\n]{1,500})\"|([^\s{}\\%\"#$&~^\[\]]{1,500}))")
+LOADED: Final = re.compile(r"\s*(?:\[([^\]]{0,2000})\]\s*)?\{([^{}]{0,2000})\}(?:[ \t]*\[[^\]]{0,200}\])?")
+COMMENT: Final = re.compile(r"%[^\n]*\n?[ \t]*")
+COMMENT_LINE: Final = re.compile(r"(?m)^[ \t]*%.*\n")
+HARMLESS: Final = re.compile(
     r"\\(?:url|path|href|nolinkurl)\s*\{[^{}]*\}|\\(?:verb|lstinline)\*?([^A-Za-z\s*\[]).{0,1000}?\1|\\[^A-Za-z]"
 )
-OPEN_VERB = re.compile(r"\\(?:verb|lstinline)\*?([^A-Za-z\s*\[])")
-CONTROL_WORD_END = re.compile(r"\\[A-Za-z@]+\Z")
-INK = re.compile(r"\S")
-BLANK_REST = re.compile(r"[ \t]*(?:\n|\Z)")
-DEFINE = re.compile(
+OPEN_VERB: Final = re.compile(r"\\(?:verb|lstinline)\*?([^A-Za-z\s*\[])")
+CONTROL_WORD_END: Final = re.compile(r"\\[A-Za-z@]+\Z")
+INK: Final = re.compile(r"\S")
+BLANK_REST: Final = re.compile(r"[ \t]*(?:\n|\Z)")
+DEFINE: Final = re.compile(
     r"\\(newcommand|renewcommand|providenewcommand|Declare(?:Robust|Document)Command|(?:New|Renew|Provide)DocumentCommand"
     r"|def|[gex]def|define|redefine)(?![A-Za-z@])\*?"
 )
-DEFINED = re.compile(r"\s{0,99}\{?\s{0,99}\\([A-Za-z@]+)\s*\}?\s*")
-BEING_DEFINED = re.compile(  # the command at the end of this is the one defined, not used
+DEFINED: Final = re.compile(r"\s{0,99}\{?\s{0,99}\\([A-Za-z@]+)\s*\}?\s*")
+BEING_DEFINED: Final = re.compile(  # the command at the end of this is the one defined, not used
     r"\\(?:(?:re|provide)?newcommand\*?|DeclareRobustCommand\*?|\w+DocumentCommand|[gex]?def|let|string|noexpand|show|meaning)\s*\{?\s*\Z"
 )
-LET = re.compile(r"\\let\s*\\([A-Za-z@]+)\s*=?\s*\Z")
-ENDS_OF_DEFINING = ("@", "*", "=")  # what these two end in, if not in a letter
-PICTURE = re.compile(r"(?i)\.(?:tikz|pgf|pdf_tex|pdf_t|pstex_t|eps_tex|pspdftex|latex_t)$")  # drawings written as TeX
-NUM_ARGUMENTS = re.compile(r"\[(\d)\]\s*(?:\[([^\]]{0,500})\]\s*)?")
-XPARSE = re.compile(r"([msoO])\s*(?:\{([^{}]*)\})?")
-NO_VALUE = "-NoValue-"  # what xparse gives for an optional argument that is not there
+LET: Final = re.compile(r"\\let\s*\\([A-Za-z@]+)\s*=?\s*\Z")
+ENDS_OF_DEFINING: Final = ("@", "*", "=")  # what these two end in, if not in a letter
+PICTURE: Final = re.compile(
+    r"(?i)\.(?:tikz|pgf|pdf_tex|pdf_t|pstex_t|eps_tex|pspdftex|latex_t)$"
+)  # drawings written as TeX
+NUM_ARGUMENTS: Final = re.compile(r"\[(\d)\]\s*(?:\[([^\]]{0,500})\]\s*)?")
+XPARSE: Final = re.compile(r"([msoO])\s*(?:\{([^{}]*)\})?")
+NO_VALUE: Final = "-NoValue-"  # what xparse gives for an optional argument that is not there
 TRUE, FALSE = "\\BooleanTrue", "\\BooleanFalse"
-CONDITION_VALUES = (NO_VALUE, TRUE, FALSE)
-BRANCH = re.compile(r"\\If(NoValue|Value|Boolean)(TF|T|F)(?![A-Za-z@])")
-UNDELIMITED = re.compile(r"(?:#\d|\s)*")  # the parameters of a \def, one behind the other
-WORDS = re.compile(r"\w[\w ./-]*")  # an argument that opens, closes and hides nothing
-GLUED_PARAMETER = re.compile(r"[\\-][A-Za-z@]*#")  # one whose argument may end a command or a NO_VALUE
-PARAMETER = re.compile(r"#([1-9])")
-BRACE = re.compile(r"[{}]|\\[{}%\\]|%[^\n]*")  # with what hides one
-HIDDEN_BRACE = re.compile(r"\\[{}]|%[^\n{}%]*[{}]")  # escaped or in a comment; some that matches is none
-SIMPLE_DEFINITION = re.compile(
+CONDITION_VALUES: Final = (NO_VALUE, TRUE, FALSE)
+BRANCH: Final = re.compile(r"\\If(NoValue|Value|Boolean)(TF|T|F)(?![A-Za-z@])")
+UNDELIMITED: Final = re.compile(r"(?:#\d|\s)*")  # the parameters of a \def, one behind the other
+WORDS: Final = re.compile(r"\w[\w ./-]*")  # an argument that opens, closes and hides nothing
+GLUED_PARAMETER: Final = re.compile(r"[\\-][A-Za-z@]*#")  # one whose argument may end a command or a NO_VALUE
+PARAMETER: Final = re.compile(r"#([1-9])")
+BRACE: Final = re.compile(r"[{}]|\\[{}%\\]|%[^\n]*")  # with what hides one
+HIDDEN_BRACE: Final = re.compile(r"\\[{}]|%[^\n{}%]*[{}]")  # escaped or in a comment; some that matches is none
+SIMPLE_DEFINITION: Final = re.compile(
     r"\\(?:def|[gex]def|(?:newcommand|renewcommand|providenewcommand)\*?)\s{0,9}\{?\s{0,9}\\([A-Za-z@]+)\s{0,9}\}?\s{0,9}\{([^{}]{0,500})\}"
 )
-SIMPLE_MACRO = re.compile(r"\\([A-Za-z@]+)\s*")
-CONDITION = re.compile(r"(?<!\\newif)\\(if(?!f\b|thenelse)[A-Za-z@]*|fi)(?![A-Za-z@])")
-DOCUMENT = "{document}"  # behind \begin or \end
+SIMPLE_MACRO: Final = re.compile(r"\\([A-Za-z@]+)\s*")
+CONDITION: Final = re.compile(r"(?<!\\newif)\\(if(?!f\b|thenelse)[A-Za-z@]*|fi)(?![A-Za-z@])")
+DOCUMENT: Final = "{document}"  # behind \begin or \end
 
 
 class TooLarge(Exception):

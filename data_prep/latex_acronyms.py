@@ -5,22 +5,22 @@ long form with the short one in parentheses, later uses the short one alone.
 """
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from data_prep.latex_source import Source, read_argument, read_option
 
 if TYPE_CHECKING:
     from data_prep.latex_prose import Cleaner
 
-MAX_ACRONYMS = 1_000  # of one paper
-MAX_DEFINITION_CHARS = 5_000  # of one of them, so that definitions within definitions take linear time
-DEFINITIONS = "acro acrodef newacro newacronym newabbreviation DeclareAcronym acroindefinite newglossaryentry"
-FIELD = re.compile(r"(?:^|[,\s])(short|long|name|text)\s*=\s*(\{?)")
-USE = re.compile(  # every name in USES
+MAX_ACRONYMS: Final = 1_000  # of one paper
+MAX_DEFINITION_CHARS: Final = 5_000  # of one of them, so that definitions within definitions take linear time
+DEFINITIONS: Final = "acro acrodef newacro newacronym newabbreviation DeclareAcronym acroindefinite newglossaryentry"
+FIELD: Final = re.compile(r"(?:^|[,\s])(short|long|name|text)\s*=\s*(\{?)")
+USE: Final = re.compile(  # every name in USES
     r"([iI]?)(?:([aA]c)|([gG]ls)(?:xtr|entry)?|(acr))(|s|l|f|short|long|full|name|text|first)(p|pl|\*)?"
 )
-STYLES = {"s": "short", "l": "long", "f": "full", "n": "short", "t": "short"}
-USES = """ac acs acl acf acp acsp aclp acfp Ac Acp Acl Acf iac Iac gls Gls glspl Glspl acrshort acrlong acrfull
+STYLES: Final = {"s": "short", "l": "long", "f": "full", "n": "short", "t": "short"}
+USES: Final = """ac acs acl acf acp acsp aclp acfp Ac Acp Acl Acf iac Iac gls Gls glspl Glspl acrshort acrlong acrfull
     acrshortpl acrlongpl acrfullpl glsxtrshort glsxtrlong glsxtrfull glsxtrshortpl glsxtrlongpl glsxtrfullpl
     glsentryshort glsentrylong glsentryfull glsentryname glsentrytext glsname glstext glsfirst""".split()
 

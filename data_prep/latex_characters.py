@@ -4,7 +4,7 @@ In: the place of a command, in latex_prose.py. Out: the characters that TeX prin
 """
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from unicodedata import normalize
 
 from data_prep.latex_source import read_argument, read_option, skip_blanks, skip_spaces, verb_end
@@ -13,14 +13,16 @@ from data_prep.latex_tables import ACCENT_NUMBERS, ACCENTS, DING_ROWS, DINGS, QU
 if TYPE_CHECKING:
     from data_prep.latex_prose import Cleaner
 
-LETTER_BEHIND_ACCENT = re.compile(
+LETTER_BEHIND_ACCENT: Final = re.compile(
     r"\s*(?:\{\s*(?:\\([ij])(?![A-Za-z])|([^\W\d_]))\s*(?:\{\s*\})?\s*\}|\\([ij])(?![A-Za-z])\s?|([^\W\d_]))"
 )
-CHAR = re.compile(r"""\s*\{?\s*(?:"([0-9A-Fa-f]{1,4})|'([0-7]{1,5})|`\\?(\S)|(\d{1,5}))\s?\s*\}?""")
-TILDE = re.compile(r"\{?\$\\sim\s*\$\}?|\\(?:textasciitilde|sim)(?![A-Za-z])(?:\{\})?|\\~\{\s*\}")
-UNREADABLE_IN_URL = re.compile(r"[\\${}\s]")
+CHAR: Final = re.compile(r"""\s*\{?\s*(?:"([0-9A-Fa-f]{1,4})|'([0-7]{1,5})|`\\?(\S)|(\d{1,5}))\s?\s*\}?""")
+TILDE: Final = re.compile(r"\{?\$\\sim\s*\$\}?|\\(?:textasciitilde|sim)(?![A-Za-z])(?:\{\})?|\\~\{\s*\}")
+UNREADABLE_IN_URL: Final = re.compile(r"[\\${}\s]")
 
-NAMED = {char: "\\" + char for char in "%${}"} | {"\\": "\\textbackslash "}  # as CONTROL_SYMBOLS and SYMBOLS write them
+NAMED: Final = {char: "\\" + char for char in "%${}"} | {
+    "\\": "\\textbackslash "
+}  # as CONTROL_SYMBOLS and SYMBOLS write them
 
 
 def quote(cleaner: "Cleaner", name: str, start: int, pos: int) -> int:

@@ -34,7 +34,7 @@ from data_prep.records import Rejection, json_line, read_jsonl
 MIN_LETTERS = 20  # a text with fewer holds nothing
 LETTERS = re.compile(rf"(?:[\W\d_]*[^\W\d_]){{{MIN_LETTERS}}}")
 EXCERPT_OF_TEXT_CHARS = 2_000  # are looked at for letters
-HEADINGS = ("\\part", "\\chapter", "\\section")
+HEADINGS = ("part", "chapter", "section")
 OPENED = re.compile(r"\*?\{")
 PART_NAMES = {
     "introduction": re.compile(r"(?i)\bintroduction\b"),
@@ -97,7 +97,7 @@ def clean_latex(
     if not LETTERS.match(cleaned, 0, EXCERPT_OF_TEXT_CHARS):
         return Rejection("no-text", f"{len(cleaned)} characters are left of {len(source)}")
     title = cleaner.title or front_text(expander, "title") or front_text(expander, "icmltitle")
-    parts = find_parts(cleaned)
+    parts = find_parts(cleaned, [name for name in HEADINGS if name in cleaner.headings])
     abstract = cleaned[slice(*parts["abstract"])].strip() if "abstract" in parts else front_text(expander, "abstract")
     warnings = (*dict.fromkeys(expander.warnings), *sorted(cleaner.warnings))
     return Cleaned(cleaned, title, abstract, parts, warnings)
@@ -154,16 +154,16 @@ def one_line(expander: Expander, raw: str) -> str:
     return " ".join(tidy(Cleaner(body, keep_captions=False, explain=None).prose(0, len(body))).split())
 
 
-def find_parts(text: str) -> dict[str, list[int]]:
-    """Where abstract, introduction and conclusion lie in a cleaned text, without their headings."""
+def find_parts(text: str, headings: Sequence[str] = HEADINGS) -> dict[str, list[int]]:
+    """Where abstract, introduction and conclusion lie in a cleaned text, without their headings, which are of the kinds given."""
     parts: dict[str, list[int]] = {}
     start = text.find("\\begin{abstract}")
-    end = text.find("\\end{abstract}", start)
+    end = text.find("\\end{abstract}", start) if start >= 0 else -1
     if 0 <= start < end:
         parts["abstract"] = [start + len("\\begin{abstract}"), end]
-    headings = sorted((place, match.end()) for name in HEADINGS for place, match in opened(text, name))
-    for number, (_, inside) in enumerate(headings):
-        stop = headings[number + 1][0] if number + 1 < len(headings) else len(text)
+    places = sorted((place, match.end()) for name in headings for place, match in opened(text, "\\" + name))
+    for number, (_, inside) in enumerate(places):
+        stop = places[number + 1][0] if number + 1 < len(places) else len(text)
         line_end = text.find("\n", inside)
         line_end = stop if line_end < 0 else min(line_end, stop)
         for part, pattern in PART_NAMES.items():

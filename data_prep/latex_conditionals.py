@@ -4,7 +4,7 @@ In: the place of a conditional, in latex_macros.py. Out: the chosen branch, expa
 """
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from data_prep.latex_definitions import CSNAME, MAX_DEPTH, NO_VALUE, TRUE, Macro
 from data_prep.latex_source import Source, glue, read_argument
@@ -12,12 +12,12 @@ from data_prep.latex_source import Source, glue, read_argument
 if TYPE_CHECKING:
     from data_prep.latex_macros import Expander
 
-COMPARISON = re.compile(
+COMPARISON: Final = re.compile(
     r"\s*([^<=>\\]{0,20}|\\[A-Za-z@]+)\s*([<=>])\s*(-?[0-9.]+\s*(?:pt|cm|mm|in|em|ex)?|\\[A-Za-z@]+)\s?"
 )
-TEST_TOKEN = re.compile(r"\s*(\\(?:[A-Za-z@]+|[\s\S])|[^\s{}])")
-NEGATION = re.compile(r"\s*\\(?:NOT|not)(?![A-Za-z])\s*")
-IFTHEN = re.compile(
+TEST_TOKEN: Final = re.compile(r"\s*(\\(?:[A-Za-z@]+|[\s\S])|[^\s{}])")
+NEGATION: Final = re.compile(r"\s*\\(?:NOT|not)(?![A-Za-z])\s*")
+IFTHEN: Final = re.compile(
     r"\s*\\(?:(boolean|isundefined)\s*\{([^{}]{0,80})\}|equal\s*\{([^{}]{0,200})\}\s*\{([^{}]{0,200})\})\s*\Z"
 )
 

@@ -5,35 +5,38 @@ In: the text of a definition. Out: `Macro`. latex_macros.py learns the definitio
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
 from data_prep.latex_source import NEAR_CHARS, Source, glue, read_argument
 
-MAX_SPEC_CHARS = 500  # of xparse's list of arguments; nine with their defaults
-MAX_DEPTH = 40  # macros within macros; a chain that is longer calls itself
+MAX_SPEC_CHARS: Final = 500  # of xparse's list of arguments; nine with their defaults
+MAX_DEPTH: Final = 40  # macros within macros; a chain that is longer calls itself
 # What xparse gives for an argument that is not there, and for a star.
 NO_VALUE, TRUE, FALSE = "-NoValue-", "\\BooleanTrue", "\\BooleanFalse"
-CSNAME = re.compile(r"\s*([^{}]{0,80}?)\\endcsname")
+CSNAME: Final = re.compile(r"\s*([^{}]{0,80}?)\\endcsname")
 # What no text can stand for: tests of what is known only when TeX runs, looks at what follows, work on registers and boxes.
-TESTS = re.compile(
+TESTS: Final = re.compile(
     r"\\(?:futurelet|catcode|loop|advance|global|setbox|un[hv](?:box|copy)|copy|box|wd|ht|dp|hskip|count|dimen|toks|afterassignment|@(?:ifnextchar|ifstar|startsection|dblarg|testopt|tfor|for|ifundefined)"
     r"|if(?!(?:f|mmode|defined|csname|true|false|toggle|bool|def|undef|blank|strempty|strequal)(?![A-Za-z@])"
     r"|thenelse\s*\{\s*(?:\\(?:NOT|not)(?![A-Za-z])\s*)?\\(?:equal|boolean|isundefined)(?![A-Za-z]))[A-Za-z@]+)(?![A-Za-z@])"
 )
 # What defines, or is LaTeX's own code: carried out only where the body also opens something, which would else be lost with the name.
-CODE = re.compile(r"\\(?:def|gdef|edef|xdef|expandafter|csname|newcommand|@[A-Za-z@]+)(?![A-Za-z@])")
-OPENS = re.compile(r"\\(?:begin\s*\{|(?:(?:sub){0,2}section|(?:sub)?paragraph|chapter|footnote|\[)(?![A-Za-z@]))|\$\$")
+CODE: Final = re.compile(r"\\(?:def|gdef|edef|xdef|expandafter|csname|newcommand|@[A-Za-z@]+)(?![A-Za-z@])")
+OPENS: Final = re.compile(
+    r"\\(?:begin\s*\{|(?:(?:sub){0,2}section|(?:sub)?paragraph|chapter|footnote|\[)(?![A-Za-z@]))|\$\$"
+)
 # What only sets the page goes from a body: a formula may stand around it.
-LAYOUT = re.compile(
+LAYOUT: Final = re.compile(
     r"\\(?:setlength|addtolength)\s*(?:\{\s*\\[A-Za-z@]+\s*\}|\\[A-Za-z@]+)\s*\{[^{}]*\}|\\(?:relax|begingroup|endgroup)(?![A-Za-z@])\s?"
 )
-IN_BOTH_MODES = re.compile(
+IN_BOTH_MODES: Final = re.compile(
     r"\\ifmmode(?![A-Za-z@])\s*((?:(?!\\(?:else|fi|if)).)*)\\else((?:(?!\\(?:else|fi|if)).)*)\\fi(?![A-Za-z@])", re.S
 )
-DEFINES = re.compile(r"\\(?:[gex]?def|newcommand|let|begin\{document)(?![A-Za-z@])")
-PARAMETER = re.compile(r"#(#|\d)")
-LENGTHENS = re.compile(r"[A-Za-z@]")
-ENDS_IN_WORD = re.compile(r"\\[A-Za-z@]+\Z")
-XPARSE_LETTERS = re.compile(r"[+!>]*\s*(?:(m|o|s|v|b|g)|([OD]|t|d|r|R|e|E|G))")
+DEFINES: Final = re.compile(r"\\(?:[gex]?def|newcommand|let|begin\{document)(?![A-Za-z@])")
+PARAMETER: Final = re.compile(r"#(#|\d)")
+LENGTHENS: Final = re.compile(r"[A-Za-z@]")
+ENDS_IN_WORD: Final = re.compile(r"\\[A-Za-z@]+\Z")
+XPARSE_LETTERS: Final = re.compile(r"[+!>]*\s*(?:(m|o|s|v|b|g)|([OD]|t|d|r|R|e|E|G))")
 
 
 @dataclass(slots=True)

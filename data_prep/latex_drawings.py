@@ -4,7 +4,7 @@ In: the place of a command, in latex_prose.py. Out: the place behind it. Nothing
 """
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from data_prep.latex_source import GRAPHICS_FILE, Source, skip_blanks
 from data_prep.latex_tables import DRAWN_UNTIL
@@ -12,18 +12,18 @@ from data_prep.latex_tables import DRAWN_UNTIL
 if TYPE_CHECKING:
     from data_prep.latex_prose import Cleaner
 
-DRAWING_CHARS = 2_000  # of \\tikz without braces
-BOX_SIZE = re.compile(r"\s*(?:to|spread)\s*(?:[-\d.,]*\s*(?:true\s*)?(?:pt|cm|mm|in|em|ex|pc)|[\d.]*\\[a-z]+)")
-FONT = re.compile(
+DRAWING_CHARS: Final = 2_000  # of \\tikz without braces
+BOX_SIZE: Final = re.compile(r"\s*(?:to|spread)\s*(?:[-\d.,]*\s*(?:true\s*)?(?:pt|cm|mm|in|em|ex|pc)|[\d.]*\\[a-z]+)")
+FONT: Final = re.compile(
     r"\s*\\[A-Za-z]+\s*=?\s*[\w-]+(?:\s*(?:scaled\s*(?:\\magstep\s*\w+|\\magstephalf|\d+)|at\s*[\d.]+\s*(?:true\s*)?pt))?"
 )
-XY_SETTINGS = re.compile(r"(?:\s*@(?:\{[^{}]{0,40}\}|[^\s{}\\]{0,40}))*")
-NODE = re.compile(  # all that stands before the text of a drawing's only node
+XY_SETTINGS: Final = re.compile(r"(?:\s*@(?:\{[^{}]{0,40}\}|[^\s{}\\]{0,40}))*")
+NODE: Final = re.compile(  # all that stands before the text of a drawing's only node
     r"\s*\{?\s*\\node\s*(?:(?:\[[^][]*(?:\[[^][]*\][^][]*)*\]|\([^()]*\)|at\s*\([^()]*\))\s*){0,4}(?=\{)"
 )
-NODE_ENDS = re.compile(r"\s*;?\s*\}?")
-DRAWING_TOKEN = re.compile(r"\\[\s\S]|[{};]")
-BOX = re.compile(r"\s*\\(?:hbox|vbox|vtop|vcenter)(?![A-Za-z])")
+NODE_ENDS: Final = re.compile(r"\s*;?\s*\}?")
+DRAWING_TOKEN: Final = re.compile(r"\\[\s\S]|[{};]")
+BOX: Final = re.compile(r"\s*\\(?:hbox|vbox|vtop|vcenter)(?![A-Za-z])")
 
 
 def graphics(cleaner: "Cleaner", name: str, start: int, pos: int) -> int:

@@ -7,7 +7,7 @@ become macros, for \\cite and (*), and what they name is a formula, or goes. Sou
 """
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from data_prep.latex_definitions import Macro
 from data_prep.latex_source import Source, read_argument
@@ -15,8 +15,8 @@ from data_prep.latex_source import Source, read_argument
 if TYPE_CHECKING:
     from data_prep.latex_macros import Expander
 
-NAMES_FORMAT = re.compile(r"\s*(?:\{\s*)?[\w./-]{0,40}(?:harvmac|lanlmac|phyzzx)[\w.]{0,20}")
-FIRST_NAME = re.compile(r"\\([A-Za-z@]+)")
+NAMES_FORMAT: Final = re.compile(r"\s*(?:\{\s*)?[\w./-]{0,40}(?:harvmac|lanlmac|phyzzx)[\w.]{0,20}")
+FIRST_NAME: Final = re.compile(r"\\([A-Za-z@]+)")
 
 
 def name_at(source: Source, pos: int) -> tuple[str, int]:
@@ -99,7 +99,7 @@ def front(expander: "Expander", source: Source, name: str, pos: int, start: int,
     return pos
 
 
-FORMATS = {
+FORMATS: Final = {
     **dict.fromkeys("eqn eqnn eqna".split(), equation),
     **dict.fromkeys("lref nref ref REF Ref".split(), reference),
     **dict.fromkeys("refs xref".split(), references),

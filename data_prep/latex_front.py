@@ -4,21 +4,21 @@ In: the place of a command, in latex_prose.py. Out: title and abstract, and the 
 """
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from data_prep.latex_source import MAX_NESTING, skip_blanks
 
 if TYPE_CHECKING:
     from data_prep.latex_prose import Cleaner
 
-FRONT_CHARS = 2_000  # of what AMS-TeX closes by \\end…
-ABSTRACT_PARTS = 6  # context, aims, methods, results, conclusions, and what stands before them in other classes
-MAX_TWO_COLUMNS = 3  # a paper begins them once
-TWO_COLUMN_CHARS = 50_000  # that may stand above both columns: authors, abstract
-BIBITEM_CHARS = 2_000
-NEXT_PART = re.compile(r"[ \t]*\n?[ \t]*\{")
-BRACKET = re.compile(r"\\[\s\S]|[\[\]{]")
-BEHIND_BIBITEM = re.compile(
+FRONT_CHARS: Final = 2_000  # of what AMS-TeX closes by \\end…
+ABSTRACT_PARTS: Final = 6  # context, aims, methods, results, conclusions, and what stands before them in other classes
+MAX_TWO_COLUMNS: Final = 3  # a paper begins them once
+TWO_COLUMN_CHARS: Final = 50_000  # that may stand above both columns: authors, abstract
+BIBITEM_CHARS: Final = 2_000
+NEXT_PART: Final = re.compile(r"[ \t]*\n?[ \t]*\{")
+BRACKET: Final = re.compile(r"\\[\s\S]|[\[\]{]")
+BEHIND_BIBITEM: Final = re.compile(
     r"\n[ \t]*\n|\\bibitem(?![A-Za-z])|\\(?:end|begin)\{|\\(?:section|appendix|par|bye|endthebibliography)(?![A-Za-z])"
 )
 

@@ -10,12 +10,15 @@ a run of TeX knows) is not run; its name stays where it is used. Definitions hol
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from data_prep.latex_acronyms import DEFINITIONS, Acronym, define_acronym
 from data_prep.latex_conditionals import choice, conditional, switch, xparse_test
 from data_prep.latex_definitions import CSNAME, FALSE, MAX_DEPTH, NO_VALUE, TRUE, Macro, def_macro, xparse_spec
 from data_prep.latex_formats import FORMATS, NAMES_FORMAT
+from data_prep.latex_scan import IS_COMPILED, NAME_SLOTS, name_slot, next_name
 from data_prep.latex_source import (
+    BLANK,
     CONTROL,
     NEAR_CHARS,
     SCAN_CHARS,
@@ -38,22 +41,22 @@ from data_prep.latex_tables import (
     SKIPPED_ENVIRONMENTS,
 )
 
-EXPANSION_FACTOR = 6  # characters that expansion may write, per character of source: real papers stay under 2
-EXPANSION_FLOOR_CHARS = 200_000  # and what a short source may write in any case
-EXPANSION_CEILING_CHARS = 30_000_000  # and what no source may pass (arXiv's largest paper has 5 MB of TeX)
-MAX_PARAMETER_CHARS = 400  # of the parameter text of a \def
+EXPANSION_FACTOR: Final = 6  # characters that expansion may write, per character of source: real papers stay under 2
+EXPANSION_FLOOR_CHARS: Final = 200_000  # and what a short source may write in any case
+EXPANSION_CEILING_CHARS: Final = 30_000_000  # and what no source may pass (arXiv's largest paper has 5 MB of TeX)
+MAX_PARAMETER_CHARS: Final = 400  # of the parameter text of a \def
 
-CONTROL_IN_TEXT = re.compile(r"\\([A-Za-z]+|[\s\S])")  # elsewhere @ is no letter
-RESTATED = frozenset(("restatable", "restatable*"))
-TELLING_ENVIRONMENTS = RAW_ENVIRONMENTS | RESTATED | {"document"}
-MAX_NAME_CHARS = 40  # of an environment
-TAGS = frozenset(("begin", "end"))
-CLOSED = frozenset("{}()[]^_$,.;:=+-*/|<>!&0123456789")  # behind these a macro is no argument of a command
-FRONT_MATTER = frozenset(("title", "abstract", "author", "icmltitle"))
-DOCUMENT = re.compile(r"\\begin\s*\{\s*document\s*\}")
+CONTROL_IN_TEXT: Final = re.compile(r"\\([A-Za-z]+|[\s\S])")  # elsewhere @ is no letter
+RESTATED: Final = frozenset(("restatable", "restatable*"))
+TELLING_ENVIRONMENTS: Final = RAW_ENVIRONMENTS | RESTATED | {"document"}
+MAX_NAME_CHARS: Final = 40  # of an environment
+TAGS: Final = frozenset(("begin", "end"))
+CLOSED: Final = frozenset("{}()[]^_$,.;:=+-*/|<>!&0123456789")  # behind these a macro is no argument of a command
+FRONT_MATTER: Final = frozenset(("title", "abstract", "author", "icmltitle"))
+DOCUMENT: Final = re.compile(r"\\begin\s*\{\s*document\s*\}")
 
 
-OPENS_SOMETHING = re.compile(
+OPENS_SOMETHING: Final = re.compile(
     r"\\\[|\$\$|\\begin\s*\{(?:"
     + "|".join(
         map(re.escape, sorted(MATH_ENVIRONMENTS | REMOVED_ENVIRONMENTS | RAW_ENVIRONMENTS, key=len, reverse=True))
@@ -61,37 +64,39 @@ OPENS_SOMETHING = re.compile(
     + r")\*?\}"
 )
 # Environments that authors begin by their commands in definitions of others: {\align}{\endalign}, \csname equation*\endcsname.
-BY_COMMAND = re.compile(
+BY_COMMAND: Final = re.compile(
     r"\\(?:csname\s+)?(?P<end>end)?(?P<name>(?:equation|eqnarray|align|gather|multline|flalign|displaymath|IEEEeqnarray)\*?)"
     r"(?![A-Za-z@])(?:\\endcsname)?\s?"
 )
 # These mean what they say, whatever an author's definition makes them look like.
-NAMED_WELL = frozenset(
+NAMED_WELL: Final = frozenset(
     """abstract proof theorem lemma proposition corollary definition remark example exercise prooftree itemize enumerate description quote quotation
     acknowledgments acknowledgements""".split()
 )
-IN_GROUP = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
+IN_GROUP: Final = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
 # \newcommand{\etc}{\@ifnextchar.{etc}{etc.\@\xspace}}: the commonest look at what follows.
-PUNCTUATION_AHEAD = re.compile(rf"\s*\\@ifnextchar\s*\{{?([.,;:!?'])\}}?\s*{IN_GROUP}\s*{IN_GROUP}\s*(?:\\xspace\s*)?")
-BOX_TITLE = re.compile(r"title\s*=\s*\{?([^,{}]*#[1-9][^,{}]*)")  # of tcolorbox
-SPACES = frozenset(" \t\n")
-FONT_SWITCH_LAST = re.compile(
+PUNCTUATION_AHEAD: Final = re.compile(
+    rf"\s*\\@ifnextchar\s*\{{?([.,;:!?'])\}}?\s*{IN_GROUP}\s*{IN_GROUP}\s*(?:\\xspace\s*)?"
+)
+BOX_TITLE: Final = re.compile(r"title\s*=\s*\{?([^,{}]*#[1-9][^,{}]*)")  # of tcolorbox
+SPACES: Final = frozenset(" \t\n")
+FONT_SWITCH_LAST: Final = re.compile(
     r"\\(?:it|bf|rm|sl|em|sc|tt|sf|itshape|bfseries|slshape|scshape|upshape|rmfamily|sffamily|ttfamily)\Z"
 )
-BLANK_LINE = re.compile(r"\n[ \t]*\n")
-BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
-NAME_IN_BRACES = re.compile(r"\s*\{\s*([^{}\\$%&#~]*?)\s*\}")
-DEFINED_NAME = re.compile(r"\s*\*?\s*(?:\{\s*\\([A-Za-z@]+|[^A-Za-z@\s])\s*\}|\\([A-Za-z@]+|[^A-Za-z@\s]))")
-SIMPLE_NEWCOMMAND = re.compile(
+BLANK_LINE: Final = re.compile(r"\n[ \t]*\n")
+BLANK_LINES: Final = re.compile(r"\n(?:[ \t]*\n)+")
+NAME_IN_BRACES: Final = re.compile(r"\s*\{\s*([^{}\\$%&#~]*?)\s*\}")
+DEFINED_NAME: Final = re.compile(r"\s*\*?\s*(?:\{\s*\\([A-Za-z@]+|[^A-Za-z@\s])\s*\}|\\([A-Za-z@]+|[^A-Za-z@\s]))")
+SIMPLE_NEWCOMMAND: Final = re.compile(
     r"\s*\*?\s*(?:\{\s*\\([A-Za-z@]+)\s*\}|\\([A-Za-z@]+))\s*(?:\[\s*([1-9])\s*\]\s*)?(?=\{)"
 )
-NOEXPAND = re.compile(r"\\(?:noexpand|protect|unexpanded)(?![A-Za-z@])\s*")
-DEF_NAME = re.compile(r"\s*\\([A-Za-z@]+|[\s\S])")
-LET_TARGET = re.compile(r"\s*=?\s*(?:\\([A-Za-z@]+|[\s\S])|([^\s{}]))")
-PREFIXED = re.compile(
+NOEXPAND: Final = re.compile(r"\\(?:noexpand|protect|unexpanded)(?![A-Za-z@])\s*")
+DEF_NAME: Final = re.compile(r"\s*\\([A-Za-z@]+|[\s\S])")
+LET_TARGET: Final = re.compile(r"\s*=?\s*(?:\\([A-Za-z@]+|[\s\S])|([^\s{}]))")
+PREFIXED: Final = re.compile(
     r"\s*\\(?:long|global|outer|protected|def|gdef|edef|xdef|let|newcommand|renewcommand)(?![A-Za-z@])"
 )
-CSNAME_DEFINITION = re.compile(
+CSNAME_DEFINITION: Final = re.compile(
     r"\s*\\(def|gdef|edef|xdef|let|newcommand|renewcommand|providecommand)\s*\*?\s*\{?\s*\\csname\s+([^{}]{0,80}?)\\endcsname\s*\}?"
 )
 
@@ -111,6 +116,7 @@ class Expander:
 
     def __init__(self, num_source_chars: int) -> None:
         self.active: dict[str, Macro | Handler] = dict(TEX_COMMANDS)
+        self.known = KNOWN.copy()  # where the names in `active` have their slots
         self.preamble_words = PREAMBLE_COMMANDS
         self.environments: dict[str, tuple[Macro, str]] = {}
         self.excluded: set[str] = set()  # environments whose text is not printed
@@ -142,16 +148,12 @@ class Expander:
             return -1
         source, pos, active = Source(text), 0, self.active
         scrap: list[str] = []
-        tokens = CONTROL.finditer(text)
         while True:
-            for match in tokens:
-                name = match[1]
-                if name in active or name in FRONT_MATTER:
-                    break
-            else:
+            start, end = self.next_active(text, pos, True, FRONT_MATTER)
+            if start < 0:
                 return -1
-            action, start, end = active.get(name), match.start(), match.end()
-            pos = end
+            name = text[start + 1 : end]
+            action, pos = active.get(name), end
             if action is None:
                 if text[pos : pos + 1] in ("[", "{", "*"):
                     pos = self.front_matter(source, name, pos)
@@ -169,8 +171,6 @@ class Expander:
             elif name in self.preamble_words or name in self.flags:
                 pos = action(self, source, name, pos, start, scrap, 0)
                 scrap.clear()
-            if pos != end:
-                tokens = CONTROL.finditer(text, pos)
 
     def front_matter(self, source: Source, name: str, pos: int) -> int:
         """Remember the argument of \\title, \\abstract or \\author of a preamble."""
@@ -188,59 +188,64 @@ class Expander:
             return text
         if depth > MAX_DEPTH:
             raise EndlessExpansion
-        source, active, ready, out, pos = Source(text), self.active, self.ready, list[str](), 0
+        source, active, ready, out = Source(text), self.active, self.ready, list[str]()
         noting = depth == 0 and self.places is not None
-        letter_at = bool(depth) or self.letter_at
-        tokens = (CONTROL if letter_at else CONTROL_IN_TEXT).finditer(text)
+        copied = pos = 0
         while True:
-            for match in tokens:
-                name = match[1]
-                if name not in active:
+            start, pos = self.next_active(text, pos, bool(depth) or self.letter_at)
+            if start < 0:
+                out.append(text[copied:])
+                return "".join(out)
+            name = text[start + 1 : pos]
+            if name in TAGS:  # most environments mean nothing here
+                close = text.find("}", pos, pos + MAX_NAME_CHARS)
+                if text[pos : close + 1] in self.plain_tags:
                     continue
-                start, end = match.span()
-                if start < pos:  # within what the last action read
-                    if end > pos:
-                        break
-                    continue
-                if name in TAGS:  # most environments mean nothing here
-                    close = text.find("}", end, end + MAX_NAME_CHARS)
-                    if text[end : close + 1] in self.plain_tags:
-                        continue
-                elif (
-                    name in ready
-                    and len(ready[name][0]) <= self.left_chars
-                    and (not start or text[start - 1] in CLOSED or not behind_taker(text, start))
-                ):  # most uses: no arguments, expanded before, nothing near that it could touch
-                    out.append(text[pos:start])
-                    pos = end
-                    while text[pos : pos + 1] in (" ", "\t"):
-                        pos += 1
-                    result, ends_in_word = ready[name]
-                    out.append(result + " " if ends_in_word and text[pos : pos + 1].isalpha() else result)
-                    self.left_chars -= len(result)
-                    if noting:
-                        self.note_place(out, pos)
-                    continue
-                if start > pos:
-                    out.append(text[pos:start])
+            if start > copied:
+                out.append(text[copied:start])
+            if (
+                name in ready
+                and len(ready[name][0]) <= self.left_chars
+                and (not start or text[start - 1] in CLOSED or not behind_taker(text, start))
+            ):  # most uses: no arguments, expanded before, nothing near that it could touch
+                while text[pos : pos + 1] in BLANK:
+                    pos += 1
+                result, ends_in_word = ready[name]
+                out.append(result + " " if ends_in_word and text[pos : pos + 1].isalpha() else result)
+                self.left_chars -= len(result)
+            else:
                 action = active[name]
                 if isinstance(action, Macro):
-                    pos = self.macro(source, name, action, end, start, out, depth)
+                    pos = self.macro(source, name, action, pos, start, out, depth)
                 else:
-                    pos = action(self, source, name, end, start, out, depth)
-                if noting:
-                    self.note_place(out, pos)
-                    if name in TELLING:
-                        self.notes.append((f"{TELLING[name]} \\{name}", start, pos))
-                if self.ended or (self.tail and depth):
-                    return "".join(out)
-                if pos > end + NEAR_CHARS or (self.letter_at != letter_at and not depth):
-                    break
-            else:
-                out.append(text[pos:])
+                    pos = action(self, source, name, pos, start, out, depth)
+                if noting and name in TELLING:
+                    self.notes.append((f"{TELLING[name]} \\{name}", start, pos))
+            copied = pos
+            if noting:
+                self.note_place(out, pos)
+            if self.ended or (self.tail and depth):
                 return "".join(out)
-            letter_at = bool(depth) or self.letter_at
-            tokens = (CONTROL if letter_at else CONTROL_IN_TEXT).finditer(text, pos)
+
+    def next_active(
+        self, text: str, pos: int, at_letter: bool, others: frozenset[str] = frozenset()
+    ) -> tuple[int, int]:
+        """Start and end of the first control word or symbol from `pos` on that means something, or is one of the others; (-1, -1) without one."""
+        active = self.active
+        if IS_COMPILED:
+            while True:
+                start, end = next_name(text, pos, at_letter, self.known)
+                if start < 0:
+                    return -1, -1
+                name = text[start + 1 : end]
+                if name in active or name in others:
+                    return start, end
+                pos = end
+        for match in (CONTROL if at_letter else CONTROL_IN_TEXT).finditer(text, pos):
+            name = match[1]
+            if name in active or name in others:
+                return match.span()
+        return -1, -1
 
     def note_place(self, out: list[str], pos: int) -> None:
         """Remember, for --explain, that the text from `pos` on comes behind what `out` holds."""
@@ -401,9 +406,8 @@ class Expander:
 
     def are_inert(self, texts: list[str]) -> bool:
         """Whether no text holds a name that means something here."""
-        names = self.active.keys()
         for text in texts:  # noqa: SIM110 (a generator costs more than the test)
-            if "\\" in text and not names.isdisjoint(CONTROL.findall(text)):
+            if "\\" in text and self.next_active(text, 0, True)[0] >= 0:
                 return False
         return True
 
@@ -477,10 +481,15 @@ class Expander:
         if macro is None:
             self.active.pop(name, None)
         else:
-            self.active[name] = macro
+            self.activate(name, macro)
             if not isinstance(macro, Macro):
                 self.preamble_words |= {name}
         self.version += 1
+
+    def activate(self, name: str, action: Macro | Handler) -> None:
+        """From here on, \\name is acted on."""
+        self.active[name] = action
+        self.known[name_slot(name)] = True
 
     def forget(self) -> None:
         """What was expanded so far may mean something else now."""
@@ -651,8 +660,9 @@ class Expander:
             return pos
         flag = found[1]
         self.flags[flag] = False
-        self.active[flag] = conditional
-        self.active[flag[2:] + "true"] = self.active[flag[2:] + "false"] = Expander.set_flag
+        self.activate(flag, conditional)
+        self.activate(flag[2:] + "true", Expander.set_flag)
+        self.activate(flag[2:] + "false", Expander.set_flag)
         self.preamble_words |= {flag, flag[2:] + "true", flag[2:] + "false"}
         return found.end()
 
@@ -847,7 +857,9 @@ class Expander:
         """\\input harvmac brings that format's commands; any other file that is still named was not there."""
         found = NAMES_FORMAT.match(source.text, pos, pos + NEAR_CHARS)
         if found:
-            self.active.update({new: action for new, action in FORMATS.items() if new not in self.active})
+            for new, action in FORMATS.items():
+                if new not in self.active:
+                    self.activate(new, action)
             self.forget()
             self.version += 1
             return found.end() + (source.text[found.end() : found.end() + 1] == "}")
@@ -944,9 +956,18 @@ def tex_commands() -> dict[str, Macro | Handler]:
     return actions
 
 
-TEX_COMMANDS = tex_commands()
-DECIDERS = (conditional, choice)
-DEFINERS = (
+def known_names() -> list[bool]:
+    """The table that `next_name` asks, with the slots of what means something in any source."""
+    known = [False] * NAME_SLOTS
+    for name in (*TEX_COMMANDS, *FRONT_MATTER):
+        known[name_slot(name)] = True
+    return known
+
+
+TEX_COMMANDS: Final = tex_commands()
+KNOWN: Final = known_names()
+DECIDERS: Final = (conditional, choice)
+DEFINERS: Final = (
     Expander.newcommand,
     Expander.document_command,
     Expander.def_,
@@ -958,12 +979,12 @@ DEFINERS = (
     Expander.newif,
     switch,
 )
-TELLING = {  # what --explain calls them
+TELLING: Final = {  # what --explain calls them
     name: "conditional" if action in DECIDERS else "definition"
     for name, action in TEX_COMMANDS.items()
     if action in DECIDERS or action in DEFINERS
 }
-PREAMBLE_COMMANDS = (
+PREAMBLE_COMMANDS: Final = (
     frozenset(TEX_COMMANDS)
     - {"csname", "csuse", "@nameuse", "end", "bye", "enddocument"}
     - (CONDITIONALS - {"iffalse", "iftrue"})

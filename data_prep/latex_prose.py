@@ -9,12 +9,23 @@ latex_acronyms.py; what goes with more than its arguments, in latex_drawings.py 
 
 import re
 from collections.abc import Callable
+from typing import Final
 
 from data_prep.latex_acronyms import USES, Acronym, acronym, forget_acronyms
 from data_prep.latex_characters import accent, char, ding, hyphen, numbered_accent, quote, string_test, url
 from data_prep.latex_drawings import box, drawing_end, drawn, font, graphics, insert, line, setbox, tikz
 from data_prep.latex_front import abstract_, bibitem, front, refs_list, title_, twocolumn
 from data_prep.latex_quantities import dotted, fraction, ion, numbers, quantity, script
+from data_prep.latex_scan import (
+    FIRST_LETTERS,
+    IS_COMPILED,
+    LOOK_IN_MATH,
+    OPTION_CHARS,
+    STRUCTURE,
+    first_look,
+    fold,
+    next_token,
+)
 from data_prep.latex_source import (
     GRAPHICS_FILE,
     GROUP,
@@ -70,52 +81,45 @@ from data_prep.latex_tables import (
     WRAPPERS,
 )
 
-ACRONYM_CHARS = 20_000  # that acronyms may write, beside as many as the text has
-EXCERPT_CHARS = 60
-SHORT_CHARS = 400  # of an argument of a command that nobody knows, for the next to be parted from it
-ARGUMENT_CHARS = 200  # of an environment that nobody knows
+ACRONYM_CHARS: Final = 20_000  # that acronyms may write, beside as many as the text has
+EXCERPT_CHARS: Final = 60
+SHORT_CHARS: Final = 400  # of an argument of a command that nobody knows, for the next to be parted from it
+ARGUMENT_CHARS: Final = 200  # of an environment that nobody knows
 
 
-# Inside these a formula needs a look; all others are copied as they are.
-LOOK_IN_MATH = (
-    r"label|nonumber|notag|ensuremath|xspace|ifmmode|protect|includegraphics|epsfig|psfig|epsfbox|epsffile|epsfxsize|epsfysize"
-    r"|input|include|raisebox|tikz|index|IEEEnonumber|IEEEyesnumber"
+MATH_CHARS: Final = r"[^$\\{}\n]*"
+MATH_COMMAND: Final = rf"\\(?:[^{FIRST_LETTERS}\n]|(?!{LOOK_IN_MATH}|begin)[{FIRST_LETTERS}])"
+INNER_GROUP: Final = rf"\{{{MATH_CHARS}(?:{MATH_COMMAND}{MATH_CHARS})*\}}"
+MATH_GROUP: Final = rf"\{{{MATH_CHARS}(?:(?:{MATH_COMMAND}|{INNER_GROUP}){MATH_CHARS})*\}}"
+FORMULA: Final = rf"\$(?=[^$])(?!\^\{{?\[?\\cite){MATH_CHARS}(?:(?:{MATH_COMMAND}|{MATH_GROUP}){MATH_CHARS})*\$"
+DISPLAY_CHARS: Final = r"[^$\\{}\n]*(?:\n(?!\s*\n)[^$\\{}\n]*)*"
+DISPLAY_COMMAND: Final = rf"\\(?:[^][{FIRST_LETTERS}\n]|(?!{LOOK_IN_MATH}|begin)[{FIRST_LETTERS}])"  # at another \[ the first is known not to end
+DISPLAY: Final = rf"\\\[(?!\s*\\\]){DISPLAY_CHARS}(?:(?:{DISPLAY_COMMAND}|{MATH_GROUP}){DISPLAY_CHARS}){{0,100}}\\\]"
+KEPT: Final = (  # structure that stays as it is written
+    rf"\\item (?=\S)|\\(?:begin|end)\{{(?:{'|'.join(sorted(STRUCTURE))})\}}(?!\[[^]=\n]{{0,{OPTION_CHARS}}}=)"
 )
-MATH_CHARS = r"[^$\\{}\n]*"
-FIRST_LETTERS = "bleinpxrtI"  # of those and of begin
-MATH_COMMAND = rf"\\(?:[^{FIRST_LETTERS}\n]|(?!{LOOK_IN_MATH}|begin)[{FIRST_LETTERS}])"
-INNER_GROUP = rf"\{{{MATH_CHARS}(?:{MATH_COMMAND}{MATH_CHARS})*\}}"
-MATH_GROUP = rf"\{{{MATH_CHARS}(?:(?:{MATH_COMMAND}|{INNER_GROUP}){MATH_CHARS})*\}}"
-FORMULA = rf"\$(?=[^$])(?!\^\{{?\[?\\cite){MATH_CHARS}(?:(?:{MATH_COMMAND}|{MATH_GROUP}){MATH_CHARS})*\$"
-DISPLAY_CHARS = r"[^$\\{}\n]*(?:\n(?!\s*\n)[^$\\{}\n]*)*"
-DISPLAY_COMMAND = rf"\\(?:[^][{FIRST_LETTERS}\n]|(?!{LOOK_IN_MATH}|begin)[{FIRST_LETTERS}])"  # at another \[ the first is known not to end
-DISPLAY = rf"\\\[(?!\s*\\\]){DISPLAY_CHARS}(?:(?:{DISPLAY_COMMAND}|{MATH_GROUP}){DISPLAY_CHARS}){{0,100}}\\\]"
-KEPT = (  # structure that stays as it is written; other names of environments are looked up
-    r"\\item (?=\S)|\\(?:begin|end)\{(?:proof|thm|theorem|lem|lemma|prop|proposition|cor|corollary|defn?|definition|rem|remark"
-    r"|ex|example)\}(?!\[[^]=\n]{0,100}=)"
-)
-PLAIN = r"[^\\{}$~&`'-]*"
-TOKEN = re.compile(r"\\([A-Za-z@]+|[\s\S])|[{}$~&]|``?|''|---?")
-STEP = re.compile(  # what is copied as it stands, and the first thing behind it that is not
+PLAIN: Final = r"[^\\{}$~&`'-]*"
+TOKEN: Final = re.compile(r"\\([A-Za-z@]+|[\s\S])|[{}$~&]|``?|''|---?")
+STEP: Final = re.compile(  # what is copied as it stands, and the first thing behind it that is not
     rf"{PLAIN}(?:(?:{FORMULA}|{DISPLAY}|{KEPT}|'(?!')|-(?!-)){PLAIN}){{0,200}}"
-    r"(?:(\\(?:(?:begin|end)\{[A-Za-z]+\*?\}|[A-Za-z@]+|[\s\S])|\}\n?|[{$~&]|``?|''|---?|'|-)|\Z)"
+    r"(?:(\\(?:(?:begin|end)\{[A-Za-z]+\*?\}|[A-Za-z@]+|[\s\S]|\Z)|\}\n?|[{$~&]|``?|''|---?|'|-)|\Z)"
 )
-NAME = re.compile(r"\s*\{\s*([^{}\\$%&#~]*?)\s*\}")
-BLANK_LINES = re.compile("\n\n\n+")
-PARAGRAPH = re.compile(r"\n[ \t]*\n")
-IN_MATH = re.compile(
+NAME: Final = re.compile(r"\s*\{\s*([^{}\\$%&#~]*?)\s*\}")
+BLANK_LINES: Final = re.compile("\n\n\n+")
+PARAGRAPH: Final = re.compile(r"\n[ \t]*\n")
+IN_MATH: Final = re.compile(
     rf"\\(?=[{FIRST_LETTERS}])(?:({LOOK_IN_MATH})(?![A-Za-z@])|begin\s*\{{({'|'.join(sorted(REMOVED_IN_MATH))})\}})"
     r"|\n[ \t]*\n\s*"
 )
-UNIT = r"(?:pt|cm|mm|in|em|ex|pc|bp|sp|dd|cc|mu|fil+)(?![A-Za-z])"
-NUMBER = r"[-+]?\s*(?:\d*[.,]?\d+|\d+[.,]?)"
-REGISTER = r"[-+]?\s*[\d.]*\\(?:[a-z]*(?:width|height|size|skip|sep|margin|indent|unit|depth|amount)(?![A-Za-z])(?!\s*=?\s*[-+.\d])|[zp]@|jot)"
-AMOUNT = rf"(?:\\magstep(?:half|\s*\d)|{REGISTER}|{NUMBER}(?:\s*(?:true\s*)?{UNIT})?)"
-LENGTH = re.compile(  # '2pt plus 1pt', '=\\hsize', ' to 3cm', 'height 0pt depth 1pt', a bare number, or nothing
+UNIT: Final = r"(?:pt|cm|mm|in|em|ex|pc|bp|sp|dd|cc|mu|fil+)(?![A-Za-z])"
+NUMBER: Final = r"[-+]?\s*(?:\d*[.,]?\d+|\d+[.,]?)"
+REGISTER: Final = r"[-+]?\s*[\d.]*\\(?:[a-z]*(?:width|height|size|skip|sep|margin|indent|unit|depth|amount)(?![A-Za-z])(?!\s*=?\s*[-+.\d])|[zp]@|jot)"
+AMOUNT: Final = rf"(?:\\magstep(?:half|\s*\d)|{REGISTER}|{NUMBER}(?:\s*(?:true\s*)?{UNIT})?)"
+LENGTH: Final = re.compile(  # '2pt plus 1pt', '=\\hsize', ' to 3cm', 'height 0pt depth 1pt', a bare number, or nothing
     rf"(?:\s*=?\s*{AMOUNT})?(?:\s*(?:plus|minus|by|to|height|width|depth|spread)\s*{AMOUNT})*"
 )
-VALUE = r"(?:`\\?[\s\S]|\"[0-9A-F]+|'[0-7]+|-?\d+|\\[A-Za-z@]+)"
-LETTERS_OF_SIGNATURES = {  # those of latex_tables.py that a pattern reads
+VALUE: Final = r"(?:`\\?[\s\S]|\"[0-9A-F]+|'[0-7]+|-?\d+|\\[A-Za-z@]+)"
+LETTERS_OF_SIGNATURES: Final = {  # those of latex_tables.py that a pattern reads
     "p": re.compile(r"\s*\([^()\n]{0,80}\)"),
     "g": LENGTH,
     "=": re.compile(r"\s*=?"),
@@ -124,56 +128,56 @@ LETTERS_OF_SIGNATURES = {  # those of latex_tables.py that a pattern reads
     "d": re.compile(r"\s*(?=\{)"),
     "f": re.compile(r"\s*=?\s*[\w.\\/-]*"),
 }
-ASSIGNED = re.compile(  # '=3pt plus 1pt', '=\\other', '3pt'
+ASSIGNED: Final = re.compile(  # '=3pt plus 1pt', '=\\other', '3pt'
     rf"(?:\s*=\s*(?:{AMOUNT}|{VALUE})?|\s*{NUMBER}\s*(?:true\s*)?{UNIT})(?:\s*(?:plus|minus)\s*{AMOUNT})*"
 )
-ONE_MANDATORY = frozenset(("m", "om", "oom", "*om", "*oom"))  # of the signatures of latex_tables.py
-DROW_TSAL = re.compile(
+ONE_MANDATORY: Final = frozenset(("m", "om", "oom", "*om", "*oom"))  # of the signatures of latex_tables.py
+DROW_TSAL: Final = re.compile(
     r"[\s~(\[,:]*([A-Za-z.]+)"
 )  # the last word, of a text read backwards: a search would try every start
-INPUT_NAME = re.compile(r"\s*(?:\{[^{}]*\}|[^\s{}\\]+)")
-ASSIGNED_LENGTH = re.compile(
+INPUT_NAME: Final = re.compile(r"\s*(?:\{[^{}]*\}|[^\s{}\\]+)")
+ASSIGNED_LENGTH: Final = re.compile(
     r"=\s*-?(?:[\d.,]+\s*(?:true\s*)?(?:pt|cm|mm|in|em|ex|pc)(?![A-Za-z])|[\d.]*\\[hv]size(?![A-Za-z]))"
 )
-NOTE_MARK = re.compile(r"[^A-Za-z]{0,12}|\$[^$]{1,30}\$")
-ROW_GAP = re.compile(r"\[\s*-?[\d.,]*\s*(?:[a-z]{2}|\\[a-z]+)\s*\]")
-UNKNOWN_OPTION_IS_LAYOUT = re.compile(
+NOTE_MARK: Final = re.compile(r"[^A-Za-z]{0,12}|\$[^$]{1,30}\$")
+ROW_GAP: Final = re.compile(r"\[\s*-?[\d.,]*\s*(?:[a-z]{2}|\\[a-z]+)\s*\]")
+UNKNOWN_OPTION_IS_LAYOUT: Final = re.compile(
     r"\[(?:[^]\n]*=[^]\n]*\]|[^][{}\n]{0,100}\](?=\{))"
 )  # [width=3cm], [0000-0001]{Name}
 
-CONTROL_WORD = re.compile(r"\\[A-Za-z]+")
-REFERENCES_HEADING = re.compile(
+CONTROL_WORD: Final = re.compile(r"\\[A-Za-z]+")
+REFERENCES_HEADING: Final = re.compile(
     r"\\(?:sub)?(?:section|chapter)\*?\{(?:References?|REFERENCES|Bibliography|Literature|Literature [Cc]ited)\}"
 )
-RAISED_CITATION = re.compile(
+RAISED_CITATION: Final = re.compile(
     r"\^\{?[\[(]?\s*(?:\\(?:cite|citep|onlinecite|citenum)\s*(?:\[[^][]{0,80}\]\s*)?\{[^{}]{0,300}\}[-,;\s]*){1,9}[\])]?\s*\}?"
 )
-ENVIRONMENT = re.compile(r"[A-Za-z][A-Za-z0-9]*\*?")
-BEFORE_VALUE = frozenset("=-. 0123456789")
-REGISTERS = re.compile(
+ENVIRONMENT: Final = re.compile(r"[A-Za-z][A-Za-z0-9]*\*?")
+BEFORE_VALUE: Final = frozenset("=-. 0123456789")
+REGISTERS: Final = re.compile(
     r"\\new(?:count|dimen|skip|muskip|toks|length)\s*\{?\s*\\([A-Za-z@]+)"
 )  # that the author declares
-KEYWORDS = re.compile(r"\\SetKw(InOut|Input|Function|Data|)\s*\{\s*([A-Za-z]+)\s*\}\s*\{([^{}\\$]*)\}")
-KEYWORD_FORMS = {  # how many arguments each kind takes, and what it prints of its word and of them
+KEYWORDS: Final = re.compile(r"\\SetKw(InOut|Input|Function|Data|)\s*\{\s*([A-Za-z]+)\s*\}\s*\{([^{}\\$]*)\}")
+KEYWORD_FORMS: Final = {  # how many arguments each kind takes, and what it prints of its word and of them
     "InOut": (1, "{}: {{}}\n"), "Input": (1, "{}: {{}}\n"), "Function": (1, "{}({{}})"), "Data": (0, "{}"), "": (0, "{} "),
 }  # fmt: skip
-REFERRING = ("ref", "Ref", "refs", "Refs")
-CITING = re.compile(r"[cC]ite(?:s|p|t|n|a|alt|alp|year|author|online|num|text|sup|full)?$")
-KEY = re.compile(r"\{[^{}\\$\n]{1,100}\}")
-LABEL_KEY = re.compile(r"\{(?=[^{}\\$\n]{0,100}[A-Za-z])[^{}\\$\n]{1,100}\}")
-NO_XSPACE = re.compile(  # after xspace
+REFERRING: Final = ("ref", "Ref", "refs", "Refs")
+CITING: Final = re.compile(r"[cC]ite(?:s|p|t|n|a|alt|alp|year|author|online|num|text|sup|full)?$")
+KEY: Final = re.compile(r"\{[^{}\\$\n]{1,100}\}")
+LABEL_KEY: Final = re.compile(r"\{(?=[^{}\\$\n]{0,100}[A-Za-z])[^{}\\$\n]{1,100}\}")
+NO_XSPACE: Final = re.compile(  # after xspace
     r"[.,;:!?)\]'/}{~\n%´-]|\\(?:[\s\\/}]|(?:footnote|footnotemark|xspace|space|par|item|end|begin|label)(?![A-Za-z]))|\Z"
 )
-NO_SPACE = re.compile(r"\s*\{?\s*(?:-|(?:0+\.?0*|\.0+)\s*[a-z\\}])")
-OPTION_OF_SETTINGS = re.compile(  # [label=x], [Name, label=x], [htbp]
+NO_SPACE: Final = re.compile(r"\s*\{?\s*(?:-|(?:0+\.?0*|\.0+)\s*[a-z\\}])")
+OPTION_OF_SETTINGS: Final = re.compile(  # [label=x], [Name, label=x], [htbp]
     r"\[(?:(?:[^][{}$\\=]{0,100},)?\s*[A-Za-z-]{2,}(?:\s[a-z]+)?\s*=|(?:[htbp]{2,4}!?|![htbpH]{1,4}|H)\])"
 )
-NAME_BEFORE_SETTINGS = re.compile(r"\[\s*([A-Z][^][,={}]*),")
-NAME_IN_OPTION = re.compile(r"[\[,]\s*(?:name|title)\s*=\s*(\{[^{}]*\}|[^][{},]+)")
-STYLED = re.compile(
+NAME_BEFORE_SETTINGS: Final = re.compile(r"\[\s*([A-Z][^][,={}]*),")
+NAME_IN_OPTION: Final = re.compile(r"[\[,]\s*(?:name|title)\s*=\s*(\{[^{}]*\}|[^][{},]+)")
+STYLED: Final = re.compile(
     r"\{\s*\\(?:bf|it|em|rm|sl|sc|tt|small|large|footnotesize|noindent|color|bfseries|itshape|label)(?![A-Za-z])"
 )
-LENGTH_IN_BRACES = re.compile(
+LENGTH_IN_BRACES: Final = re.compile(
     r"\{\s*[-\d.]*\s*(?:\\[a-z]*(?:width|height|size|skip|sep|indent)|pt|cm|mm|in|em|ex)\s*\}"
 )
 
@@ -192,6 +196,7 @@ class Cleaner:
         self.limit = len(text)  # where the prose that is being read ends
         self.nesting = 0
         self.title = ""
+        self.headings: set[str] = set()  # the kinds that were written: section, subsection …
         self.captions: list[str] = []
         self.warnings: set[str] = set()
         self.restated: list[str] = []  # the environments that restatable stands for
@@ -212,17 +217,17 @@ class Cleaner:
     def prose(self, pos: int, end: int) -> str:
         """The cleaned form of `text[pos:end]`."""
         outer, self.out = self.out, []
-        text, step, actions, out = self.text, STEP.match, TOKENS, self.out
+        text, actions, out = self.text, TOKENS, self.out
         outer_end, self.limit = self.limit, end
-        while match := step(text, pos, end):
-            token, stop = match[1], match.end()
-            if token is None:
-                if stop > pos:
-                    out.append(text[pos:stop])
+        while True:
+            start, stop = next_token(text, pos, end) if IS_COMPILED else STEP.match(text, pos, end).span(1)  # type: ignore[union-attr]
+            if start < 0:
+                if pos < end:
+                    out.append(text[pos:end])
                 break
-            start = stop - len(token)
             if start > pos:
                 out.append(text[pos:start])
+            token = text[start:stop]
             action = actions.get(token)
             if action.__class__ is str:
                 pos = stop
@@ -487,7 +492,7 @@ class Cleaner:
         found = self.group(after)
         if found is None:
             return after
-        self.out.append(f"\\{HEADINGS.get(name, name)}{star}{{{found[0].strip()}}}")
+        self.head(name, star, found[0].strip())
         return found[1]
 
     def heading(self, name: str, start: int, pos: int) -> int:
@@ -498,9 +503,15 @@ class Cleaner:
         if closing < 0 or self.nesting >= MAX_NESTING:
             return pos
         self.nesting += 1
-        self.out.append(f"\\{HEADINGS.get(name, name)}{{{' '.join(self.prose(pos, closing).split())}}}")
+        self.head(name, "", " ".join(self.prose(pos, closing).split()))
         self.nesting -= 1
         return closing + len("\\end" + name)
+
+    def head(self, name: str, star: str, text: str) -> None:
+        """Write a heading."""
+        command = HEADINGS.get(name, name)
+        self.headings.add(command)
+        self.out.append(f"\\{command}{star}{{{text}}}")
 
     def beginsection(self, name: str, start: int, pos: int) -> int:
         """Plain TeX's \\beginsection heading \\par."""
@@ -508,7 +519,8 @@ class Cleaner:
         end = found.start() if found else pos
         par = self.text.find("\\par", pos, end)
         end = par if par >= 0 else end
-        self.out.append(f"\\section{{{' '.join(self.prose(pos, end).split())}}}" if end > pos else "")
+        if end > pos:
+            self.head("section", "", " ".join(self.prose(pos, end).split()))
         return end
 
     def item(self, name: str, start: int, pos: int) -> int:
@@ -888,7 +900,10 @@ class Cleaner:
 
     def emit(self, opening: str, inner: str, closing: str, place: int) -> None:
         """Write a formula, whose inside stands at `place`; an empty one goes."""
-        if IN_MATH.search(inner):
+        if IS_COMPILED:
+            if (look := first_look(inner)) >= 0 and IN_MATH.search(inner, look):
+                inner = self.math(inner, place)
+        elif IN_MATH.search(inner):
             inner = self.math(inner, place)
         if not has_even_braces(inner):
             inner = balanced(inner)
@@ -939,13 +954,14 @@ class Cleaner:
         return "".join(out)
 
 
-SPECIAL = re.compile(r"[\\${}%&#~^]")
-RAW_MARK = "\x00"
-WORDS = {**{name: text for name, text in SYMBOLS.items() if name.isalpha()}, **ALGORITHM_WORDS}
-WHITE = frozenset(" \t\n")
-CAN_END_BLANK = frozenset((" ", "\t", "\n", "", "}"))
-WHITE_OR_EMPTY = frozenset((" ", "\t", "\n", ""))
-PUNCTUATION = {
+SPECIAL: Final = re.compile(r"[\\${}%&#~^]")
+RAW_MARK: Final = "\x00"
+WORDS: Final = {**{name: text for name, text in SYMBOLS.items() if name.isalpha()}, **ALGORITHM_WORDS}
+WHITE: Final = frozenset(" \t\n")
+CAN_END_BLANK: Final = frozenset((" ", "\t", "\n", "", "}"))
+WHITE_OR_EMPTY: Final = frozenset((" ", "\t", "\n", ""))
+PUNCTUATION: Final = {
+    "\\": "",
     "{": "",
     "}": "",
     "'": "'",
@@ -970,15 +986,16 @@ def ends_in_blank_line(pieces: list[str]) -> bool:
 
 def tidy(text: str) -> str:
     """Runs of blanks folded, lines stripped, at most one blank line between paragraphs; raw text untouched."""
+    folded = fold if IS_COMPILED else fold_by_pattern
     if RAW_MARK not in text:
-        return fold(text).strip()
+        return folded(text).strip()
     pieces = text.split(RAW_MARK)
-    pieces[::2] = [fold(piece) for piece in pieces[::2]]
+    pieces[::2] = [folded(piece) for piece in pieces[::2]]
     return "".join(pieces).strip()
 
 
-def fold(text: str) -> str:
-    """`tidy` of text that holds no raw text."""
+def fold_by_pattern(text: str) -> str:
+    """What latex_scan.fold does."""
     text = "\n".join(map(str.strip, text.replace("\t", " ").split("\n")))
     parts = text.split("  ")  # runs are few: cutting at them is quicker than a search for each
     if len(parts) > 1:
@@ -1045,4 +1062,4 @@ def build_tokens() -> dict[str, str | Handler]:
     }
 
 
-TOKENS = build_tokens()
+TOKENS: Final = build_tokens()

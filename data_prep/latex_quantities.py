@@ -4,7 +4,7 @@ In: the place of a command, in latex_prose.py. Out: text such as 5 km/s, 1/2, 10
 """
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from data_prep.latex_source import OPENS_ARGUMENT, skip_blanks
 from data_prep.latex_tables import DOTTED, LOWERED, RAISED, UNIT_POWERS, UNIT_PREFIXES, UNITS
@@ -12,13 +12,13 @@ from data_prep.latex_tables import DOTTED, LOWERED, RAISED, UNIT_POWERS, UNIT_PR
 if TYPE_CHECKING:
     from data_prep.latex_prose import Cleaner
 
-TWO_DIGITS = re.compile(r"\s*(\d)\s*(\d)(?!\d)")
-SMALL_NUMBER = re.compile(r"\s*\{\s*\$?\s*([-+−]?\d{1,6})\s*\$?\s*\}")
-SIMPLE_NUMBER = re.compile(
+TWO_DIGITS: Final = re.compile(r"\s*(\d)\s*(\d)(?!\d)")
+SMALL_NUMBER: Final = re.compile(r"\s*\{\s*\$?\s*([-+−]?\d{1,6})\s*\$?\s*\}")
+SIMPLE_NUMBER: Final = re.compile(
     r"\s*([-+]?\s*\d*[.,]?\d*)\s*(\(\d+\))?\s*(?:(?:\+-|\\pm)\s*(\d*[.,]?\d+))?\s*(?:[eEdD]\s*([-+]?\d+))?\s*"
 )
-UNIT_TOKEN = re.compile(r"\\([A-Za-z]+)\s*(?:(?<=tothe)\{([-\d]+)\})?|\\%|[^\\${}]")
-ONES = ("", "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX")
+UNIT_TOKEN: Final = re.compile(r"\\([A-Za-z]+)\s*(?:(?<=tothe)\{([-\d]+)\})?|\\%|[^\\${}]")
+ONES: Final = ("", "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX")
 
 
 def fraction(cleaner: "Cleaner", name: str, start: int, pos: int) -> int:

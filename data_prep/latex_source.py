@@ -8,31 +8,35 @@ is looked up in a table that is made once, and a mark that was not found is not 
 
 import re
 from itertools import pairwise
+from typing import Final
 
+from data_prep.latex_scan import IS_COMPILED, group_end
 from data_prep.latex_tables import NOT_CONDITIONALS, RAW_ENVIRONMENTS, SKIPPED_ENVIRONMENTS
 
-NEAR_CHARS = 2_000  # a group this short is matched by one regular expression
-SCAN_CHARS = 20_000  # longer ones are counted, up to these and as many as the text has; then a table of all is made
-MAX_NESTING = 30  # of footnotes in headings in footnotes …; deeper ones are unwrapped
+NEAR_CHARS: Final = 2_000  # a group this short is matched by one regular expression
+SCAN_CHARS: Final = (
+    20_000  # longer ones are counted, up to these and as many as the text has; then a table of all is made
+)
+MAX_NESTING: Final = 30  # of footnotes in headings in footnotes …; deeper ones are unwrapped
 
-CONTROL = re.compile(r"\\([A-Za-z@]+|[\s\S])")  # in macros, packages and behind \makeatletter
-OPENS_ARGUMENT = frozenset("[{")  # a place where one may begin
-GRAPHICS_FILE = re.compile(r"\s*(?:\[[^]\n]*\])?\s*(?:\{[^{}\n]*\}|[^\s{}\\]+)")
-BRACE = re.compile(r"[{}]|\\[\s\S]")
-ESCAPED = r"\\[\s\S]"
-SHALLOW = rf"\{{[^{{}}\\]*(?:{ESCAPED}[^{{}}\\]*)*\}}"
-NESTED = rf"\{{[^{{}}\\]*(?:(?:{ESCAPED}|{SHALLOW})[^{{}}\\]*)*\}}"
-GROUP = re.compile(NESTED)
-OPTION = re.compile(rf"\[[^][{{}}\\]*(?:(?:{ESCAPED}|{NESTED}|\[[^][{{}}\\]*\])[^][{{}}\\]*)*\]")
-BLANKS = re.compile(r"\s*")
-CONDITIONAL = re.compile(r"\\(?:(if[A-Za-z@]*)|(else|or)|(fi))(?![A-Za-z@])")
-MATH_TOKEN = re.compile(r"\\[\s\S]|[{}$]")
-RAW_BEGIN = re.compile(r"\\begin\s*\{(" + "|".join(map(re.escape, sorted(RAW_ENVIRONMENTS))) + r")\}")
-BLANK = frozenset(" \t")
-BEFORE_COMMENT = frozenset(" \t%")
-COMMENT_LINES = re.compile(r"(?:[ \t]*%[^\n]*(?:\n|$))*")
-URL_ON_LINE = re.compile(r"\\(?:url|path|href|nolinkurl|burl|doi)\s*(?:\[[^]\n]*\]\s*)?\{([^{}\n]*)$")
-VERB_ON_LINE = re.compile(r"\\(?:verb|lstinline)\*?([^A-Za-z\s*])")
+CONTROL: Final = re.compile(r"\\([A-Za-z@]+|[\s\S])")  # in macros, packages and behind \makeatletter
+OPENS_ARGUMENT: Final = frozenset("[{")  # a place where one may begin
+GRAPHICS_FILE: Final = re.compile(r"\s*(?:\[[^]\n]*\])?\s*(?:\{[^{}\n]*\}|[^\s{}\\]+)")
+BRACE: Final = re.compile(r"[{}]|\\[\s\S]")
+ESCAPED: Final = r"\\[\s\S]"
+SHALLOW: Final = rf"\{{[^{{}}\\]*(?:{ESCAPED}[^{{}}\\]*)*\}}"
+NESTED: Final = rf"\{{[^{{}}\\]*(?:(?:{ESCAPED}|{SHALLOW})[^{{}}\\]*)*\}}"
+GROUP: Final = re.compile(NESTED)
+OPTION: Final = re.compile(rf"\[[^][{{}}\\]*(?:(?:{ESCAPED}|{NESTED}|\[[^][{{}}\\]*\])[^][{{}}\\]*)*\]")
+BLANKS: Final = re.compile(r"\s*")
+CONDITIONAL: Final = re.compile(r"\\(?:(if[A-Za-z@]*)|(else|or)|(fi))(?![A-Za-z@])")
+MATH_TOKEN: Final = re.compile(r"\\[\s\S]|[{}$]")
+RAW_BEGIN: Final = re.compile(r"\\begin\s*\{(" + "|".join(map(re.escape, sorted(RAW_ENVIRONMENTS))) + r")\}")
+BLANK: Final = frozenset(" \t")
+BEFORE_COMMENT: Final = frozenset(" \t%")
+COMMENT_LINES: Final = re.compile(r"(?:[ \t]*%[^\n]*(?:\n|$))*")
+URL_ON_LINE: Final = re.compile(r"\\(?:url|path|href|nolinkurl|burl|doi)\s*(?:\[[^]\n]*\]\s*)?\{([^{}\n]*)$")
+VERB_ON_LINE: Final = re.compile(r"\\(?:verb|lstinline)\*?([^A-Za-z\s*])")
 
 
 class Source:
@@ -50,12 +54,21 @@ class Source:
     def group_end(self, pos: int) -> int:
         """`text[pos]` is `{`: the place after its `}`, or -1."""
         text = self.text
+        if IS_COMPILED:
+            if self._groups is None and (near := group_end(text, pos, min(pos + NEAR_CHARS, len(text)))) > 0:
+                return near
+            return self.far_group_end(pos)
         close = text.find("}", pos, pos + NEAR_CHARS)
         if close > 0 and text[close - 1] != "\\" and text.find("{", pos + 1, close) < 0:  # most groups hold no other
             return close + 1
+        if self._groups is None and (match := GROUP.match(text, pos, pos + NEAR_CHARS)):
+            return match.end()
+        return self.far_group_end(pos)
+
+    def far_group_end(self, pos: int) -> int:
+        """`group_end` of a long group, or of any once there is a table of all."""
+        text = self.text
         if self._groups is None:
-            if match := GROUP.match(text, pos, pos + NEAR_CHARS):
-                return match.end()
             depth = 0
             for match in BRACE.finditer(text, pos, pos + self._scan_chars):
                 char = match[0]

@@ -7,6 +7,8 @@ character or name, `b` an amount such as `by 1`, `f` a file, `d` an argument in
 braces if there. What follows stays as text.
 """
 
+from typing import Final
+
 
 def words(text: str) -> frozenset[str]:
     """The words of a table."""
@@ -16,21 +18,21 @@ def words(text: str) -> frozenset[str]:
 # ---------------------------------------------------------------- environments
 
 # Mathematics: kept as written, as far as its end. A starred form is understood.
-MATH_ENVIRONMENTS = words(
+MATH_ENVIRONMENTS: Final = words(
     """equation eqnarray align gather multline flalign alignat xalignat xxalignat displaymath math dmath dgroup dseries darray
     IEEEeqnarray empheq aligned mathpar mathparpagebreakable numcases subnumcases"""
 )
 # Not LaTeX inside: copied whole (SKIPPED ones dropped whole), before anything else is decided.
-SKIPPED_ENVIRONMENTS = words("comment filecontents filecontents* asy asydef pycode CCSXML")
-RAW_ENVIRONMENTS = SKIPPED_ENVIRONMENTS | words(
+SKIPPED_ENVIRONMENTS: Final = words("comment filecontents filecontents* asy asydef pycode CCSXML")
+RAW_ENVIRONMENTS: Final = SKIPPED_ENVIRONMENTS | words(
     "verbatim verbatim* Verbatim BVerbatim LVerbatim lstlisting minted alltt"
 )
 # Floats, tables and drawings, and lists of references: dropped with all they hold.
-DRAWINGS = words(
+DRAWINGS: Final = words(
     """tikzpicture tikzcd picture pspicture pspicture* pgfpicture xy diagram circuitikz tikzcd* forest asy feynman fmffile
     fmfgraph fmfgraph* tikz tikzpicture* overpic axis psfrags pdfpic gnuplot"""
 )
-FLOATS = words(
+FLOATS: Final = words(
     """figure figure* table table* wrapfigure wraptable sidewaystable sidewaystable* sidewaysfigure sidewaysfigure* SCfigure
     SCtable longtable longtable* tabular tabular* tabularx tabulary subfigure subtable teaserfigure deluxetable deluxetable*
     floatingfigure floatingtable figwindow margintable marginfigure threeparttable supertabular xtabular
@@ -38,15 +40,15 @@ FLOATS = words(
     listing listing* figurehere tablehere inlinefigure ytableau feynmandiagram"""
 )
 # Said elsewhere in the paper, or not printed at all.
-UNPRINTED = words("asciiabstract htmlabstract webabstract icmlauthorlist")
-REFERENCES = words(
+UNPRINTED: Final = words("asciiabstract htmlabstract webabstract icmlauthorlist")
+REFERENCES: Final = words(
     """thebibliography references references* chapthebibliography bibdiv biblist bibsection thereferences REFERENCES
     thebibliography*"""
 )
-REMOVED_ENVIRONMENTS = DRAWINGS | FLOATS | REFERENCES | UNPRINTED
-REMOVED_IN_MATH = DRAWINGS | words("tabular tabular* figure table")
+REMOVED_ENVIRONMENTS: Final = DRAWINGS | FLOATS | REFERENCES | UNPRINTED
+REMOVED_IN_MATH: Final = DRAWINGS | words("tabular tabular* figure table")
 # Only layout: the tags go with their arguments, the content stays.
-WRAPPERS: dict[str, str] = {
+WRAPPERS: Final[dict[str, str]] = {
     **dict.fromkeys(
         words("""center centering flushleft flushright small footnotesize scriptsize tiny normalsize large Large LARGE huge Huge
         document frontmatter titlepage raggedright raggedleft sloppypar samepage landscape doublespace singlespace onehalfspace
@@ -96,22 +98,22 @@ WRAPPERS: dict[str, str] = {
     "hangparas": "mm",
 }
 # Wrappers that may stand in the middle of a paragraph: a line that held only their tag goes with its line end.
-QUIET_WRAPPERS = words("subequations mathletters linenomath linenomath* internallinenumbers group spreadlines")
+QUIET_WRAPPERS: Final = words("subequations mathletters linenomath linenomath* internallinenumbers group spreadlines")
 # Lists, whose option is layout.
-LISTS = {"itemize": "*o", "enumerate": "*o", "description": "*o", "list": "mm", "trivlist": "", "compactitem": "o",
+LISTS: Final = {"itemize": "*o", "enumerate": "*o", "description": "*o", "list": "mm", "trivlist": "", "compactitem": "o",
          "compactenum": "o", "inparaenum": "o", "inparaitem": "o", "enumerate*": "o", "itemize*": "o", "asparaenum": "o", "asparaitem": "o",
          "asparadesc": "o", "inparadesc": "o", "compactdesc": "o", "quoting": "o", "lyxlist": "m", "labeling": "om", "tasks": "op",
          "easylist": "o", "IEEEbiography": "o"}  # fmt: skip
 # The environments of thm-restate, whose second argument says of what kind they are.
-RESTATED = words("restatable restatable*")
+RESTATED: Final = words("restatable restatable*")
 # What stands in braces behind the tags of these is their text, no argument.
-WITHOUT_ARGUMENTS = words("abstract quote quotation verse acknowledgments acknowledgements acknowledgement acks")
-ALGORITHMS = {"algorithm": "o", "algorithmic": "o", "algorithm*": "o", "algorithm2e": "o"}
+WITHOUT_ARGUMENTS: Final = words("abstract quote quotation verse acknowledgments acknowledgements acknowledgement acks")
+ALGORITHMS: Final = {"algorithm": "o", "algorithmic": "o", "algorithm*": "o", "algorithm2e": "o"}
 
 # ---------------------------------------------------------------- commands that go
 
 # Nothing of these is text: name and arguments go.
-DROPPED: dict[str, str] = {
+DROPPED: Final[dict[str, str]] = {
     name: signature
     for signature, names in {
         "gg": "skip dimen count toks",
@@ -253,7 +255,7 @@ DROPPED: dict[str, str] = {
 }
 
 # Those of them behind which a paragraph ends: where one had a line to itself, a blank line stays.
-ENDS_PARAGRAPH = words(
+ENDS_PARAGRAPH: Final = words(
     """maketitle newpage clearpage cleardoublepage tableofcontents listoffigures listoftables bigskip medskip smallskip vskip vfill vfil
     vglue eject supereject endgraf bigbreak medbreak smallbreak bye hrule appendixpage frontmatter mainmatter backmatter topmatter
     endtopmatter endproclaim endremark enddemo enddefinition endexample endheading endsubheading endsubsubheading endtitle endauthor endaffil
@@ -261,10 +263,10 @@ ENDS_PARAGRAPH = words(
     date thanks address affiliation email keywords pacs PACS subjclass bibliography caption includegraphics obeylines"""
 )
 # Front matter of AMS-TeX, which \\end… of the same name may close instead of braces.
-CLOSED_BY_END = words("author affil address curraddr email thanks keywords subjclass date")
+CLOSED_BY_END: Final = words("author affil address curraddr email thanks keywords subjclass date")
 
 # The first arguments of these go, what follows them is text.
-UNWRAPPED: dict[str, str] = {
+UNWRAPPED: Final[dict[str, str]] = {
     "textcolor": "om", "colorbox": "om", "fcolorbox": "omm", "parbox": "ooom", "raisebox": "moo", "makebox": "poo", "framebox": "poo",
     "scalebox": "mo", "resizebox": "*mm", "hyperref": "o", "hyperlink": "m", "glsdisp": "m", "glslink": "m", "foreignlanguage": "m", "fontsize": "mm", "rotatebox": "om",
     "adjustbox": "m", "adjustimage": "m", "shortstack": "o", "savebox": "moo", "multicolumn": "mm", "multirow": "omom", "put": "p", "makecell": "o",
@@ -276,7 +278,7 @@ UNWRAPPED: dict[str, str] = {
 }  # fmt: skip
 
 # Units of siunitx, as it prints them; prefixes and units are written one behind the other.
-UNITS = {
+UNITS: Final = {
     "per": "/", "squared": "²", "cubed": "³", "percent": "\\%", "degree": "°", "degreeCelsius": "°C", "celsius": "°C", "angstrom": "Å", "micro": "µ",
     "metre": "m", "meter": "m", "second": "s", "gram": "g", "kilogram": "kg", "ampere": "A", "kelvin": "K", "mole": "mol", "candela": "cd",
     "hertz": "Hz", "newton": "N", "pascal": "Pa", "joule": "J", "watt": "W", "coulomb": "C", "volt": "V", "farad": "F", "ohm": "Ω", "siemens": "S",
@@ -296,16 +298,16 @@ UNITS = {
     "peta": "P", "kibi": "Ki", "mebi": "Mi", "gibi": "Gi", "tebi": "Ti",
 }  # fmt: skip
 
-UNIT_PREFIXES = words(
+UNIT_PREFIXES: Final = words(
     "mu femto pico nano micro milli centi deci hecto kilo mega giga tera peta kibi mebi gibi tebi per"
 )
-UNIT_POWERS = {"square": "²", "cubic": "³"}  # these stand before their unit
+UNIT_POWERS: Final = {"square": "²", "cubic": "³"}  # these stand before their unit
 # The signs of small numbers above and below the line.
-RAISED = str.maketrans("-+−0123456789", "⁻⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-LOWERED = str.maketrans("-+−0123456789", "₋₊₋₀₁₂₃₄₅₆₇₈₉")
+RAISED: Final = str.maketrans("-+−0123456789", "⁻⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+LOWERED: Final = str.maketrans("-+−0123456789", "₋₊₋₀₁₂₃₄₅₆₇₈₉")
 
 # Commands with several arguments: what goes first, how many arguments follow, and what is printed of them.
-PATTERNS: dict[str, tuple[str, int, str]] = {
+PATTERNS: Final[dict[str, tuple[str, int, str]]] = {
     "discretionary": ("mm", 1, "{}"), "replaced": ("o", 2, "{0}"), "added": ("o", 1, "{}"), "mintinline": ("om", 1, "{}"),
     "epigraph": ("", 2, "{}\n{}\n"), "grantsponsor": ("m", 2, "{0}"), "grantnum": ("om", 1, "{}"),
     # algorithm2e: {condition}{block}; in algpseudocode the block is not in braces, and what stands before the first {} is printed
@@ -327,31 +329,31 @@ PATTERNS: dict[str, tuple[str, int, str]] = {
 
 # ---------------------------------------------------------------- commands that stay
 
-SECTIONS = words("part chapter section subsection subsubsection paragraph subparagraph")
+SECTIONS: Final = words("part chapter section subsection subsubsection paragraph subparagraph")
 # Headings of plain TeX, AMS-TeX and other classes, with the LaTeX that they become; the argument is in braces.
-HEADINGS = {"newsec": "section", "subsec": "subsection", "subsubsec": "subsubsection", "heading": "section", "subheading": "subsection",
+HEADINGS: Final = {"newsec": "section", "subsec": "subsection", "subsubsec": "subsubsection", "heading": "section", "subheading": "subsection",
             "head": "section", "subhead": "subsection", "specialhead": "section", "mysection": "section", "Section": "section",
             "IEEEsection": "section", "addsec": "section", "addchap": "chapter", "addpart": "part", "minisec": "subsubsection", "specialsection": "section", "chap": "chapter", "sect": "section"}  # fmt: skip
-CITES = words(
+CITES: Final = words(
     """cite citep citet citealp citealt citeauthor citeyear citeyearpar Cite Citep Citet Citealp Citealt Citeauthor citenum onlinecite
     parencite textcite autocite footcite fullcite smartcite supercite parencites textcites autocites footfullcite citetitle
     citename Cites Parencites Textcites Autocites footcites smartcites supercites shortcite citeasnoun citeN citeNP shortciteN cites rcite refcite citen citefull  Parencite Textcite Autocite
     citeA shortciteA citeNN citeANP citeyearNP citeANN shortciteNP fullciteA citeonline possessivecite citetalias citepalias bibentry newcite"""
 )
 # After these come several citations, each with its options.
-MULTIPLE_CITES = words(
+MULTIPLE_CITES: Final = words(
     "cites Cites parencites Parencites textcites Textcites autocites Autocites footcites footfullcites smartcites supercites"
 )
-TEXTUAL_CITES = words(
+TEXTUAL_CITES: Final = words(
     "citet Citet textcite Textcite citealt citeauthor Citeauthor citeasnoun citeN shortciteN refcite onlinecite citeA shortciteA possessivecite citealp citenum citetitle fullcite bibentry newcite"
 )
-REFS = {"ref": "*", "pageref": "*", "eqref": "(*)", "autoref": "*", "cref": "*", "Cref": "*", "vref": "*", "nameref": "*", "prettyref": "*",
+REFS: Final = {"ref": "*", "pageref": "*", "eqref": "(*)", "autoref": "*", "cref": "*", "Cref": "*", "vref": "*", "nameref": "*", "prettyref": "*",
         "subref": "*", "labelcref": "*", "namecref": "*", "thref": "*", "fref": "*", "Fref": "*", "sref": "*", "vpageref": "*", "fullref": "*",
         "zref": "*", "autopageref": "*", "cpageref": "*", "ref*": "*", "lcnamecref": "*", "Autoref": "*", "Vref": "*",
         "eqrefs": "(*)", "secref": "*", "crefrange": "*", "cpagerefrange": "*"}  # fmt: skip
-TWO_ARGUMENT_REFS = words("crefrange Crefrange cpagerefrange vrefrange")
+TWO_ARGUMENT_REFS: Final = words("crefrange Crefrange cpagerefrange vrefrange")
 # Words after which a sentence needs an object: a citation behind one of them leaves `[*]`, any other goes.
-NEED_OBJECT = words(
+NEED_OBJECT: Final = words(
     """in see of by from follow adapt cite quote to with e.g. cf. cf ref. refs. ref refs reference references and or following also than as per via for on at
     into under work works paper papers article articles book books e.g eg i.e. both method approach result results theorem lemma proposition
     example examples instance publication publications review reviews monograph monographs textbook textbooks website site thesis lecture lectures report
@@ -359,7 +361,7 @@ NEED_OBJECT = words(
     improve proves prove shows show compare consult after before between using use used uses like unlike given survey surveys"""
 )
 
-SYMBOLS = {
+SYMBOLS: Final = {
     "ss": "ß", "SS": "SS", "o": "ø", "O": "Ø", "l": "ł", "L": "Ł", "ae": "æ", "AE": "Æ", "oe": "œ", "OE": "Œ", "aa": "å", "AA": "Å",
     "i": "i", "j": "j", "dh": "ð", "DH": "Ð", "th": "þ", "TH": "Þ", "dj": "đ", "DJ": "Đ", "ng": "ŋ", "NG": "Ŋ", "S": "§", "P": "¶",
     "copyright": "©", "textcopyright": "©", "pounds": "£", "textsterling": "£", "dag": "†", "ddag": "‡", "ldots": "…", "dots": "…",
@@ -383,24 +385,29 @@ SYMBOLS = {
     "arcsec": "″", "arcmin": "′", "degr": "°", "farcs": "″.", "farcm": "′.", "fdg": "°.", "fh": "ʰ.", "fm": "ᵐ.", "fs": "ˢ.", "fd": "ᵈ.", "fp": "ᵖ.",
 }  # fmt: skip
 # Commands that put their last argument in quotation marks, and what stands before it.
-QUOTES = {"enquote": "*", "textquote": "*oo", "blockquote": "*oo", "foreignquote": "*m", "hyphenquote": "*m", "textcquote": "*oom",
+QUOTES: Final = {"enquote": "*", "textquote": "*oo", "blockquote": "*oo", "foreignquote": "*m", "hyphenquote": "*m", "textcquote": "*oom",
           "blockcquote": "*oom", "foreigntextquote": "*moo", "say": ""}  # fmt: skip
 # The abbreviations of the classes of computer vision: a point follows unless one is there, then a blank unless punctuation is.
-DOTTED = {
+DOTTED: Final = {
     "ie": "i.e", "Ie": "I.e", "eg": "e.g", "Eg": "E.g", "cf": "cf", "Cf": "Cf", "etc": "etc", "etal": "et al", "wrt": "w.r.t", "vs": "vs", "aka": "a.k.a",
     "iid": "i.i.d", "dof": "d.o.f", "onedot": "", "@onedot": "",
 }  # fmt: skip
 # Plain TeX's floats, which end at \\endinsert.
-INSERTS = words("topinsert midinsert pageinsert")
-FOOTNOTES = words(
+INSERTS: Final = words("topinsert midinsert pageinsert")
+FOOTNOTES: Final = words(
     "footnote footnotetext blfootnote tablefootnote foot endnote sidenote vfootnote symbolfootnote blankfootnote"
 )
 # Drawings whose last argument in braces holds them, and the commands between which others stand.
-DRAWN = words("xymatrix xygraph tikzcdset chemfig qtree Tree")
-DRAWN_UNTIL = {"xy": "\\endxy", "diagram": "\\enddiagram", "pspicture": "\\endpspicture", "picture": "\\endpicture"}
+DRAWN: Final = words("xymatrix xygraph tikzcdset chemfig qtree Tree")
+DRAWN_UNTIL: Final = {
+    "xy": "\\endxy",
+    "diagram": "\\enddiagram",
+    "pspicture": "\\endpspicture",
+    "picture": "\\endpicture",
+}
 # Signs of \\ding: (first and last number, character of the first), and those out of their row.
-DING_ROWS = ((33, 126, 0x2701), (161, 167, 0x2761), (172, 181, 0x2460), (182, 254, 0x2776))
-DINGS = {
+DING_ROWS: Final = ((33, 126, 0x2701), (161, 167, 0x2761), (172, 181, 0x2460), (182, 254, 0x2776))
+DINGS: Final = {
     37: "☎",
     42: "☛",
     43: "☞",
@@ -417,7 +424,7 @@ DINGS = {
     171: "♠",
 }
 # The accents of plain TeX's fonts, by number.
-ACCENT_NUMBERS = {
+ACCENT_NUMBERS: Final = {
     18: "`",
     19: "'",
     20: "v",
@@ -432,7 +439,7 @@ ACCENT_NUMBERS = {
     127: '"',
 }
 # The words that algorithmic and algpseudocode print for their commands.
-ALGORITHM_WORDS = {
+ALGORITHM_WORDS: Final = {
     name: text
     for names, text in (
         ("STATE State STATEx Statex", ""), ("FOR For", "for "), ("FORALL ForAll", "for all "), ("ENDFOR EndFor", "end for "), ("IF If", "if "),
@@ -446,12 +453,12 @@ ALGORITHM_WORDS = {
     for name in names.split()
 }  # fmt: skip
 # A control symbol in prose and what it becomes; the rest are accents or go.
-CONTROL_SYMBOLS = {
+CONTROL_SYMBOLS: Final = {
     "%": "\\%", "$": "\\$", "{": "\\{", "}": "\\}", "&": "&", "#": "#", "_": "_", " ": " ", "\n": "\n", "\t": " ", ",": " ", ";": " ",
     ":": " ", ">": " ", "!": "", "/": "", "-": "", "@": "", "*": "", "+": "", "|": "", "<": "",
 }  # fmt: skip
 # Accents: the combining character that follows the letter.
-ACCENTS = {
+ACCENTS: Final = {
     "`": "\u0300", "'": "\u0301", "^": "\u0302", "~": "\u0303", '"': "\u0308", "=": "\u0304", ".": "\u0307", "u": "\u0306", "v": "\u030c",
     "H": "\u030b", "c": "\u0327", "d": "\u0323", "b": "\u0331", "k": "\u0328", "r": "\u030a", "t": "\u0361", "C": "\u030f",
 }  # fmt: skip
@@ -459,7 +466,7 @@ ACCENTS = {
 # ---------------------------------------------------------------- macros
 
 # The cleaner reads these itself: a redefinition changes how they look, not what they mean.
-PROTECTED = (
+PROTECTED: Final = (
     SECTIONS
     | words(
         """begin end item label ref cite document documentclass documentstyle maketitle title author date input include footnote caption
@@ -469,22 +476,22 @@ PROTECTED = (
     | frozenset("\\()[]{}$%&# ")
 )
 # Commands that take an argument: a macro of several tokens that stands directly behind one is put in braces.
-ARGUMENT_TAKERS = words(
+ARGUMENT_TAKERS: Final = words(
     """frac tfrac dfrac cfrac sqrt hat widehat tilde widetilde bar overline underline vec dot ddot check breve acute grave mathring mathbf mathrm mathcal
     mathbb mathfrak mathsf mathit mathscr boldsymbol bm pmb text textbf textit textrm mbox operatorname overset underset stackrel overbrace underbrace
     overrightarrow overleftarrow binom tbinom dbinom emph"""
 )
-CONDITIONALS = words(
+CONDITIONALS: Final = words(
     """iffalse iftrue ifx ifnum ifdim ifodd ifcase if ifcat ifdefined ifcsname ifvmode ifhmode ifinner ifvoid ifhbox ifvbox ifeof ifmmode"""
 )
 # Names that start with "if" and have no \fi.
-NOT_CONDITIONALS = words(
+NOT_CONDITIONALS: Final = words(
     """iff ifthenelse iflanguage ifstrequal ifstrempty ifblank ifnotblank ifdefempty ifundef ifdef ifcsdef ifcsundef ifboolexpr ifbool iftoggle
     ifnumcomp ifnumequal ifpackageloaded ifcitation ifentrytype iffieldundef ifnextchar ifempty ifinlist ifstar ifcsstring ifblock IfFileExists
     ifdefstring ifnumgreater ifnumless ifnumodd ifdimcomp ifdimequal if@"""
 )
 # Conditionals that packages define, as they stand in a run of pdfLaTeX.
-PACKAGE_FLAGS = {
+PACKAGE_FLAGS: Final = {
     "ifpdf": True, "ifPDFTeX": True, "ifpdftex": True, "ifxetex": False, "ifXeTeX": False, "ifluatex": False, "ifLuaTeX": False, "ifvtex": False,
     "ifdvi": False, "ifOnline": False, "ifCLASSOPTIONcompsoc": False, "ifCLASSOPTIONcaptionsoff": False, "ifCLASSINFOpdf": True,
     "ifCLASSOPTIONonecolumn": False, "ifCLASSOPTIONpeerreview": False,
