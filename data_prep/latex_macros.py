@@ -16,7 +16,7 @@ from data_prep.latex_acronyms import DEFINITIONS, Acronym, define_acronym
 from data_prep.latex_conditionals import choice, conditional, switch, xparse_test
 from data_prep.latex_definitions import CSNAME, FALSE, MAX_DEPTH, NO_VALUE, TRUE, Macro, def_macro, xparse_spec
 from data_prep.latex_formats import FORMATS, NAMES_FORMAT
-from data_prep.latex_scan import IS_COMPILED, NAME_SLOTS, name_slot, next_name
+from data_prep.latex_scan import IS_COMPILED, known_names, name_slot, next_name
 from data_prep.latex_source import (
     BLANK,
     CONTROL,
@@ -956,16 +956,8 @@ def tex_commands() -> dict[str, Macro | Handler]:
     return actions
 
 
-def known_names() -> list[bool]:
-    """The table that `next_name` asks, with the slots of what means something in any source."""
-    known = [False] * NAME_SLOTS
-    for name in (*TEX_COMMANDS, *FRONT_MATTER):
-        known[name_slot(name)] = True
-    return known
-
-
 TEX_COMMANDS: Final = tex_commands()
-KNOWN: Final = known_names()
+KNOWN: Final = known_names((*TEX_COMMANDS, *FRONT_MATTER))
 DECIDERS: Final = (conditional, choice)
 DEFINERS: Final = (
     Expander.newcommand,

@@ -22,9 +22,9 @@ from data_prep.latex_scan import (
     LOOK_IN_MATH,
     OPTION_CHARS,
     STRUCTURE,
+    copy_to_token,
     first_look,
     fold,
-    next_token,
 )
 from data_prep.latex_source import (
     GRAPHICS_FILE,
@@ -220,13 +220,14 @@ class Cleaner:
         text, actions, out = self.text, TOKENS, self.out
         outer_end, self.limit = self.limit, end
         while True:
-            start, stop = next_token(text, pos, end) if IS_COMPILED else STEP.match(text, pos, end).span(1)  # type: ignore[union-attr]
+            if IS_COMPILED:
+                start, stop = copy_to_token(text, pos, end, out)
+            else:
+                start, stop = STEP.match(text, pos, end).span(1)  # type: ignore[union-attr]
+                if copied := text[pos : start if start >= 0 else end]:
+                    out.append(copied)
             if start < 0:
-                if pos < end:
-                    out.append(text[pos:end])
                 break
-            if start > pos:
-                out.append(text[pos:start])
             token = text[start:stop]
             action = actions.get(token)
             if action.__class__ is str:

@@ -10,6 +10,7 @@ any text (tests/test_latex_scan.py compares them). `i64` is mypyc's machine inte
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from data_prep import cleaner_form
@@ -103,6 +104,21 @@ def next_token(text: str, pos: i64, end: i64) -> tuple[i64, i64]:
     return -1, -1
 
 
+def copy_to_token(text: str, pos: i64, end: i64, out: list[str]) -> tuple[i64, i64]:
+    """What `next_token` finds, past lone braces; what stands before it and is no brace goes to `out`, up to `end` where nothing is found."""
+    while True:
+        start, stop = next_token(text, pos, end)
+        if start < 0:
+            if pos < end:
+                out.append(text[pos:end])
+            return -1, -1
+        if start > pos:
+            out.append(text[pos:start])
+        pos = stop
+        if stop > start + 1 or (ord(text[start]) != 123 and ord(text[start]) != 125):
+            return start, stop
+
+
 def word_end(text: str, pos: i64, end: i64) -> i64:
     """The place behind the letters and @ at `pos`."""
     while pos < end:
@@ -120,6 +136,8 @@ def is_item(text: str, pos: i64, end: i64) -> bool:
 
 def tag_end(text: str, name: i64, brace: i64, end: i64) -> i64:
     """The place behind \\begin{word}, \\begin{word*} and their \\end; -1 where none is. The command's name stands from `name` to `brace`."""
+    if ord(text[name]) != (98 if brace - name == 5 else 101):  # b, e
+        return -1
     if not text.startswith("begin" if brace - name == 5 else "end", name):
         return -1
     pos = brace + 1
@@ -193,7 +211,7 @@ def formula_end(text: str, pos: i64, end: i64, is_display: bool) -> i64:
 
 def opens_nothing(text: str, pos: i64, end: i64) -> bool:
     """Whether a display closes before anything stands in it."""
-    while pos < end and text[pos].isspace():
+    while pos < end and is_blank(ord(text[pos])):
         pos += 1
     return text.startswith("\\]", pos, end)
 
@@ -213,9 +231,7 @@ def is_blank_line(text: str, pos: i64, end: i64) -> bool:
         char: i64 = ord(text[pos])
         if char == 10:
             return True
-        if char > 32 and not text[pos].isspace():
-            return False
-        if char < 32 and not text[pos].isspace():
+        if not is_blank(char):
             return False
         pos += 1
     return False
@@ -251,21 +267,37 @@ def first_look(inner: str) -> i64:
 
     What a search for latex_prose.IN_MATH finds stands there or behind it.
     """
-    pos: i64 = 0
     end: i64 = len(inner)
-    while pos < end:
-        char: i64 = ord(inner[pos])
-        if char == 92:
-            if pos + 1 < end and needs_look(inner, pos + 1, end):
-                return pos
-        elif char == 10:
-            behind = pos + 1
-            while behind < end and (ord(inner[behind]) == 32 or ord(inner[behind]) == 9):
-                behind += 1
-            if behind < end and ord(inner[behind]) == 10:
-                return pos
+    blank: i64 = inner.find("\n")
+    while blank >= 0 and not is_blank_line(inner, blank + 1, end):
+        blank = inner.find("\n", blank + 1)
+    if blank >= 0:
+        end = blank
+    pos: i64 = inner.find("\\")
+    while 0 <= pos < end - 1:
+        if needs_look(inner, pos + 1, end):
+            return pos
+        pos = inner.find("\\", pos + 1)
+    return blank
+
+
+def next_conditional(text: str, pos: i64) -> i64:
+    """Where from `pos` on the next command stands that may be an \\if…, \\else, \\or or \\fi; -1 where none does."""
+    end: i64 = len(text) - 2
+    while True:
+        pos = text.find("\\", pos)
+        if pos < 0 or pos >= end:
+            return -1
+        first: i64 = ord(text[pos + 1])
+        second: i64 = ord(text[pos + 2])
+        if (
+            (first == 105 and second == 102)
+            or (first == 101 and second == 108)
+            or (first == 111 and second == 114)
+            or (first == 102 and second == 105)
+        ):
+            return pos
         pos += 1
-    return -1
 
 
 def is_blank(char: i64) -> bool:
@@ -347,20 +379,25 @@ def name_slot(name: str) -> i64:
     return slot
 
 
+def known_names(names: Iterable[str]) -> list[bool]:
+    """The table that `next_name` asks: whether any of the names has the slot."""
+    known = [False] * NAME_SLOTS
+    for name in names:
+        known[name_slot(name)] = True
+    return known
+
+
 def next_name(text: str, pos: i64, at_letter: bool, known: list[bool]) -> tuple[i64, i64]:
     """Start and end of the first control word or symbol from `pos` on whose `name_slot` is set in `known`; (-1, -1) without one.
 
     A few names share a slot, so the caller asks its own table whether it is one of them; all others have not cost a string.
     """
     end: i64 = len(text)
-    while pos < end:
-        if ord(text[pos]) != 92:
-            pos += 1
-            continue
-        start = pos
-        pos += 1
-        if pos == end:
-            break
+    while True:
+        start: i64 = text.find("\\", pos)
+        pos = start + 1
+        if start < 0 or pos == end:
+            return -1, -1
         char: i64 = ord(text[pos])
         slot: i64 = char & (NAME_SLOTS - 1)
         pos += 1
@@ -373,7 +410,6 @@ def next_name(text: str, pos: i64, at_letter: bool, known: list[bool]) -> tuple[
                 pos += 1
         if known[slot]:
             return start, pos
-    return -1, -1
 
 
 FIRST: Final = bytes(int(chr(code) in FIRST_LETTERS) for code in range(128))

@@ -7,10 +7,11 @@ is looked up in a table that is made once, and a mark that was not found is not 
 """
 
 import re
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final
 
-from data_prep.latex_scan import IS_COMPILED, group_end
+from data_prep.latex_scan import IS_COMPILED, group_end, next_conditional
 from data_prep.latex_tables import NOT_CONDITIONALS, RAW_ENVIRONMENTS, SKIPPED_ENVIRONMENTS
 
 NEAR_CHARS: Final = 2_000  # a group this short is matched by one regular expression
@@ -91,7 +92,9 @@ class Source:
         """The place after the next `mark`, or -1."""
         if pos >= self._missing.get(mark, len(self.text) + 1):
             return -1
-        found = self.text.find(mark, pos)
+        found = self.text.find(mark, pos, pos + NEAR_CHARS)  # a search of a long text has a costlier start
+        if found < 0:
+            found = self.text.find(mark, pos)
         if found < 0:
             self._missing[mark] = pos
             return -1
@@ -133,7 +136,7 @@ def conditional_pairs(text: str) -> dict[int, tuple[int, int, int]]:
     """Every `\\if…` that is closed -> (start of its \\else or -1, end of that \\else, end of its \\fi)."""
     pairs: dict[int, tuple[int, int, int]] = {}
     stack: list[tuple[int, int, int]] = []
-    for match in CONDITIONAL.finditer(text):
+    for match in conditionals(text):
         if match.start() and text[match.start() - 1] == "\\" and backslashes_before(text, match.start()) % 2:
             continue
         if match[1]:
@@ -149,6 +152,18 @@ def conditional_pairs(text: str) -> dict[int, tuple[int, int, int]]:
             start, found, end = stack.pop()
             pairs[start] = (found, end, match.end())
     return pairs
+
+
+def conditionals(text: str) -> Iterator[re.Match[str]]:
+    """What CONDITIONAL finds in the text."""
+    if not IS_COMPILED:
+        yield from CONDITIONAL.finditer(text)
+        return
+    pos = next_conditional(text, 0)
+    while pos >= 0:
+        if match := CONDITIONAL.match(text, pos):
+            yield match
+        pos = next_conditional(text, pos + 1)
 
 
 def backslashes_before(text: str, pos: int) -> int:
