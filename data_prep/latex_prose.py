@@ -949,12 +949,13 @@ class Cleaner:
             rest = inner[pos : pos + 1]
             if rest in WHITE and inner.startswith("\n", skip_spaces(inner, pos)) and ends_in_blank_line(out):
                 pos = skip_blanks(inner, pos)  # what went had its line to itself
-            if rest.isalpha() and out and re.search(r"\\[A-Za-z@]+$", out[-1][-40:]):
+            if rest.isalpha() and out and ENDS_IN_WORD.search(out[-1][-40:]):
                 out.append(" ")
         out.append(inner[pos:])
         return "".join(out)
 
 
+ENDS_IN_WORD: Final = re.compile(r"\\[A-Za-z@]+$")
 SPECIAL: Final = re.compile(r"[\\${}%&#~^]")
 RAW_MARK: Final = "\x00"
 WORDS: Final = {**{name: text for name, text in SYMBOLS.items() if name.isalpha()}, **ALGORITHM_WORDS}

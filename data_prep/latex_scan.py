@@ -27,7 +27,6 @@ LOOK_IN_MATH: Final = (
 )
 FIRST_LETTERS: Final = "bleinpxrtI"  # of those and of begin
 TELLING_WORD: Final = re.compile(f"begin|{LOOK_IN_MATH}")
-TELLING_STARTS: Final = frozenset(word[:3] for word in ("begin", *LOOK_IN_MATH.split("|")))
 # Structure that stays as it is written; other names of environments are looked up.
 STRUCTURE: Final = frozenset(
     "proof thm theorem lem lemma prop proposition cor corollary def defn definition rem remark ex example".split()
@@ -239,10 +238,10 @@ def is_blank_line(text: str, pos: i64, end: i64) -> bool:
 
 def needs_look(text: str, pos: i64, end: i64) -> bool:
     """Whether the command whose name starts at `pos` is one that does not stay in a formula, or begins like one."""
-    char: i64 = ord(text[pos])
-    if char < 73 or char > 120 or FIRST[char] == 0:
+    if pos + 2 >= end:
         return False
-    return text[pos : pos + 3] in TELLING_STARTS and TELLING_WORD.match(text, pos, end) is not None
+    slot: i64 = ((ord(text[pos]) * 31 + ord(text[pos + 1])) * 31 + ord(text[pos + 2])) & (NAME_SLOTS - 1)
+    return TELLING[slot] != 0 and TELLING_WORD.match(text, pos, end) is not None
 
 
 def group_end(text: str, pos: i64, end: i64) -> i64:
@@ -412,4 +411,4 @@ def next_name(text: str, pos: i64, at_letter: bool, known: list[bool]) -> tuple[
             return start, pos
 
 
-FIRST: Final = bytes(int(chr(code) in FIRST_LETTERS) for code in range(128))
+TELLING: Final = bytes(known_names(word[:3] for word in ("begin", *LOOK_IN_MATH.split("|"))))
