@@ -149,7 +149,7 @@ class Expander:
         source, pos, active = Source(text), 0, self.active
         scrap: list[str] = []
         while True:
-            start, end = self.next_active(text, pos, True, FRONT_MATTER)
+            start, end = self.next_in_preamble(text, pos)
             if start < 0:
                 return -1
             name = text[start + 1 : end]
@@ -227,23 +227,31 @@ class Expander:
             if self.ended or (self.tail and depth):
                 return "".join(out)
 
-    def next_active(
-        self, text: str, pos: int, at_letter: bool, others: frozenset[str] = frozenset()
-    ) -> tuple[int, int]:
-        """Start and end of the first control word or symbol from `pos` on that means something, or is one of the others; (-1, -1) without one."""
+    def next_active(self, text: str, pos: int, at_letter: bool) -> tuple[int, int]:
+        """Start and end of the first control word or symbol from `pos` on that means something; (-1, -1) without one."""
         active = self.active
         if IS_COMPILED:
             while True:
                 start, end = next_name(text, pos, at_letter, self.known)
-                if start < 0:
-                    return -1, -1
-                name = text[start + 1 : end]
-                if name in active or name in others:
+                if start < 0 or text[start + 1 : end] in active:
                     return start, end
                 pos = end
         for match in (CONTROL if at_letter else CONTROL_IN_TEXT).finditer(text, pos):
-            name = match[1]
-            if name in active or name in others:
+            if match[1] in active:
+                return match.span()
+        return -1, -1
+
+    def next_in_preamble(self, text: str, pos: int) -> tuple[int, int]:
+        """`next_active` of a preamble, or a command of FRONT_MATTER."""
+        active = self.active
+        if IS_COMPILED:
+            while True:
+                start, end = next_name(text, pos, True, self.known)
+                if start < 0 or (name := text[start + 1 : end]) in active or name in FRONT_MATTER:
+                    return start, end
+                pos = end
+        for match in CONTROL.finditer(text, pos):
+            if match[1] in active or match[1] in FRONT_MATTER:
                 return match.span()
         return -1, -1
 
@@ -406,8 +414,14 @@ class Expander:
 
     def are_inert(self, texts: list[str]) -> bool:
         """Whether no text holds a name that means something here."""
-        for text in texts:  # noqa: SIM110 (a generator costs more than the test)
-            if "\\" in text and self.next_active(text, 0, True)[0] >= 0:
+        names = self.active.keys()
+        for text in texts:
+            if "\\" not in text:
+                continue
+            if IS_COMPILED:
+                if self.next_active(text, 0, True)[0] >= 0:
+                    return False
+            elif not names.isdisjoint(CONTROL.findall(text)):
                 return False
         return True
 

@@ -13,7 +13,7 @@ from tests.conftest import SAMPLE
 
 ROOT = Path(__file__).resolve().parent.parent
 CLEAN = """
-import json, sys
+import json, random, sys
 from pathlib import Path
 import data_prep, data_prep.latex_prose
 from data_prep.extraction import Eprint, Extracted, extract_source, iter_eprints
@@ -26,6 +26,18 @@ for eprint in iter_eprints([Path(sys.argv[2])]):
     results.append(repr(extracted))
     if isinstance(extracted, Extracted):
         sources.append(extracted.source)
+chance = random.Random(5)
+marks = ("{", "}", "$", "$$", "\\\\[", "\\\\]", "\\\\", "\\n\\n", "%", "\\\\begin{", "\\\\end{", "[", "]", "\\\\if", "\\\\fi", "\\\\else", "\\t", "  ", "~", "''",
+    "\\\\item ", "\\\\begin{proof}[", "\\\\label{", "\\\\def\\\\x", "\\\\newcommand{\\\\y}[1]{", "^{\\\\cite{", "\\u2003", "\\x0b")
+for _ in range(1_500):  # damaged pieces
+    source = chance.choice(sources)
+    begin = chance.randrange(len(source))
+    piece = source[begin : begin + chance.randrange(100, 4_000)]
+    for _ in range(chance.randrange(8)):
+        place = chance.randrange(len(piece) + 1)
+        piece = piece[:place] + chance.choice(marks) + piece[place + chance.choice((0, 0, 1, 20)) :]
+    told = []
+    results.append([repr(clean_latex(piece, explain=told)), told])
 for source in sources:
     for keep_captions in (False, True):
         told = []
