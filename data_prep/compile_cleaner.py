@@ -1,4 +1,4 @@
-"""Compile what reads and cleans LaTeX to machine code: the same files, the same text, in three quarters of the time.
+"""Compile what reads and cleans LaTeX to machine code: the same text, at twice the speed.
 
 In: the modules of this folder that data_prep/__init__.py lists. Out: compiled/ beside them, which every script uses from then on; a change to one of the
 modules makes it useless until this is run again, never wrong. Needs mypy (its mypyc compiles) and a C compiler.
