@@ -5,7 +5,9 @@ Out: both rows side by side, and the papers that lose most by the mended one.
 
     python benchmarks/cleaning.py --out /tmp/clean.jsonl
     python benchmarks/fidelity_mended.py --texts /tmp/clean.jsonl
+    python benchmarks/fidelity_mended.py --texts /tmp/clean.jsonl --each
 
+With --each, also what the figures are where all is mended but one thing: what that one error costs.
 Each entry of MENDED is something that the scorer asks for though TeX prints nothing of the kind at that place, with an e-print that
 shows it. Nothing else is changed: the same words, formulas and macros are counted on both sides.
 """
@@ -57,6 +59,16 @@ ACCENTED = re.compile(
 HIDDEN = re.compile(r"\\iffalse(?![A-Za-z]).*?\\fi(?![A-Za-z])", re.S)  # 9912.00059: TeX skips it
 STRUCTURE = frozenset(("paragraph", "subparagraph", "subsubsection", "chapter", "part"))  # 1712.06982: redefined looks
 LOOKS_AHEAD = re.compile(r"\\@(?:ifnextchar|ifstar|startsection)")  # 9912.00173: \prd cannot be replaced by its body
+# The mends that are not in UNPRINTED.
+OTHERS = {
+    "accents": "9912.00038: \\textit is read as the accent \\t and the word extit",
+    "iffalse": "9912.00059: what stands in \\iffalse is text",
+    "blank line": "9912.00173: the body of a definition is looked for behind a blank line",
+    "structure": "1712.06982: \\paragraph, which a class redefines, counts as the author's macro",
+    "look ahead": "9912.00173: a macro that looks at what follows is replaced by its body",
+    "expanded": "1703.01352, 9912.00054: floats and front matter that a macro begins",
+}
+MENDED = {**UNPRINTED, **OTHERS}
 
 
 def load_scorer(path: Path) -> ModuleType:
@@ -69,20 +81,21 @@ def load_scorer(path: Path) -> ModuleType:
     return module
 
 
-def mend(scorer: ModuleType) -> None:
-    """Change the scorer in memory as the tables above say."""
+def mend(scorer: ModuleType, without: str = "") -> None:
+    """Change the scorer in memory as the tables above say, but for one entry of MENDED."""
     words, comments, usable, reference = scorer.wordset, scorer.strip_comments, scorer.usable, scorer.reference
     blanks = scorer.skipws
-    unprinted = re.compile("|".join(UNPRINTED))
+    unprinted = re.compile("|".join(pattern for pattern in UNPRINTED if pattern != without))
 
     def mended_words(text: str, spans: Any = None) -> Any:
-        return words(ACCENTED.sub(" ", unprinted.sub(" ", text)))
+        text = unprinted.sub(" ", text)
+        return words(text if without == "accents" else ACCENTED.sub(" ", text))
 
     def mended_comments(text: str) -> str:
         return HIDDEN.sub(" ", comments(text))
 
     def mended_blanks(text: str, pos: int) -> int:
-        # 9912.00173: a blank line is \\par, and that the body of \\doubleFin; \\htpy follows
+        # a blank line is \\par, and that the body of \\doubleFin; \\htpy follows
         end: int = blanks(text, pos)
         return pos if text.count("\n", pos, end) > 1 else end
 
@@ -90,28 +103,28 @@ def mend(scorer: ModuleType) -> None:
         return {
             name: macro
             for name, macro in usable(macros).items()
-            if name not in STRUCTURE and not LOOKS_AHEAD.search(macro[2])
+            if (name not in STRUCTURE or without == "structure")
+            and (not LOOKS_AHEAD.search(macro[2]) or without == "look ahead")
         }
 
     def mended_reference(files: dict[str, bytes]) -> Any:
         found = reference(files)
         if found is None:
             return None
-        # floats that a macro begins are floats too (1703.01352), and front matter holds no formulas (9912.00054)
-        text = unprinted.sub(" ", scorer.cut_front(scorer.FLOATS.sub(" ", found["Rx"])))
+        text = found["Rx"] if without == "expanded" else scorer.cut_front(scorer.FLOATS.sub(" ", found["Rx"]))
+        text = unprinted.sub(" ", text)
         formulas = (scorer.norm(formula) for formula in scorer.find_math(text)[0])
         found["F"] = collections.Counter(formula for formula in formulas if formula)
         found["words"] = mended_words(text)
         found["pct"] = len(re.findall(r"(?<!\\)(?:\\\\)*\\%", unprinted.sub(" ", found["R"])))
         return found
 
-    vars(scorer).update(
-        skipws=mended_blanks,
-        wordset=mended_words,
-        strip_comments=mended_comments,
-        usable=mended_usable,
-        reference=mended_reference,
-    )
+    changes = {"wordset": mended_words, "usable": mended_usable, "reference": mended_reference}
+    if without != "blank line":
+        changes["skipws"] = mended_blanks
+    if without != "iffalse":
+        changes["strip_comments"] = mended_comments
+    vars(scorer).update(changes)
 
 
 def score(scorer: ModuleType, folder: Path, texts: dict[str, str]) -> tuple[dict[str, float], dict[str, Any]]:
@@ -128,6 +141,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--scorer", type=Path, default=SHARED / "fidelity" / "fidelity.py", help="the scorer")
     parser.add_argument("--set", type=Path, default=SHARED / "eprints", help="folder of the scorer's e-prints")
     parser.add_argument("--worst", type=int, default=10, help="how many e-prints to list")
+    parser.add_argument(
+        "--each", action="store_true", help="also what each error costs by itself (a minute or less for each)"
+    )
     parser.add_argument("--json", type=Path, help="write the mended scores of each e-print here")
     options = parser.parse_args(argv)
     texts = {record["id"]: record["text"] for record in read_jsonl(options.texts)}
@@ -150,6 +166,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "under 95%: "
         + ", ".join(f"{name} math {lost[name]['math_exact']:.1%} prose {lost[name]['prose']:.1%}" for name in under)
     )
+    if options.each:
+        print("all mended but one: math, prose, macros left, \\% kept, papers under 95% in math and prose")
+        for name, example in MENDED.items():
+            scorer = load_scorer(options.scorer)
+            mend(scorer, without=name)
+            totals = score(scorer, options.set, texts)[0]
+            columns = ("math_pct", "prose_pct", "macros_left_pct", "escaped_percent_kept_pct")
+            figures = "".join(f"{totals[column]:>8.2f}" for column in columns)
+            papers = "".join(f"{totals[f'papers_below_95_{kind}']:>4.0f}" for kind in ("math", "prose"))
+            print(f"{figures}{papers}  {example}", flush=True)
     if options.json:
         options.json.write_text(json.dumps(rows[2]), encoding="utf-8")
     return 0

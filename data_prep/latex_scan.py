@@ -36,9 +36,88 @@ OPTION_CHARS: Final = 100  # of a theorem, looked at for settings
 NAME_SLOTS: Final = 4096  # of a table of names, see `name_slot`
 
 
+# --- characters ---------------------------------------------------------------------------------------------------------
+
+
 def is_letter(char: i64) -> bool:
     """Whether TeX reads the character as a letter of a control word."""
-    return 97 <= char <= 122 or 65 <= char <= 90
+    return ord("a") <= char <= ord("z") or ord("A") <= char <= ord("Z")
+
+
+def is_blank(char: i64) -> bool:
+    """Whether a character is white space (str.isspace)."""
+    if char < 0x1680:
+        return char == 32 or 9 <= char <= 13 or 28 <= char <= 31 or char == 0x85 or char == 0xA0
+    return 0x2000 <= char <= 0x200A or char in (0x1680, 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)
+
+
+# --- names of commands --------------------------------------------------------------------------------------------------
+
+
+def name_slot(name: str) -> i64:
+    """The place of a control word's name in a table of NAME_SLOTS, which `next_name` works out while it reads."""
+    slot: i64 = 0
+    end: i64 = len(name)
+    pos: i64 = 0
+    while pos < end:
+        slot = (slot * 31 + ord(name[pos])) & (NAME_SLOTS - 1)
+        pos += 1
+    return slot
+
+
+def known_names(names: Iterable[str]) -> list[bool]:
+    """The table that `next_name` asks: whether any of the names has the slot."""
+    known = [False] * NAME_SLOTS
+    for name in names:
+        known[name_slot(name)] = True
+    return known
+
+
+def next_name(text: str, pos: i64, at_letter: bool, known: list[bool]) -> tuple[i64, i64]:
+    """Start and end of the first control word or symbol from `pos` on whose `name_slot` is set in `known`; (-1, -1) without one.
+
+    A few names share a slot, so the caller asks its own table whether it is one of them; all others have not cost a string.
+    """
+    end: i64 = len(text)
+    while True:
+        start: i64 = text.find("\\", pos)
+        pos = start + 1
+        if start < 0 or pos == end:
+            return -1, -1
+        char: i64 = ord(text[pos])
+        slot: i64 = char & (NAME_SLOTS - 1)
+        pos += 1
+        if is_letter(char) or (char == ord("@") and at_letter):
+            while pos < end:
+                char = ord(text[pos])
+                if not (is_letter(char) or (char == ord("@") and at_letter)):
+                    break
+                slot = (slot * 31 + char) & (NAME_SLOTS - 1)
+                pos += 1
+        if known[slot]:
+            return start, pos
+
+
+def next_conditional(text: str, pos: i64) -> i64:
+    """Where from `pos` on the next command stands that may be an \\if…, \\else, \\or or \\fi; -1 where none does."""
+    end: i64 = len(text) - 2
+    while True:
+        pos = text.find("\\", pos)
+        if pos < 0 or pos >= end:
+            return -1
+        first: i64 = ord(text[pos + 1])
+        second: i64 = ord(text[pos + 2])
+        if (
+            (first == ord("i") and second == ord("f"))
+            or (first == ord("e") and second == ord("l"))
+            or (first == ord("o") and second == ord("r"))
+            or (first == ord("f") and second == ord("i"))
+        ):
+            return pos
+        pos += 1
+
+
+# --- what is copied -----------------------------------------------------------------------------------------------------
 
 
 def next_token(text: str, pos: i64, end: i64) -> tuple[i64, i64]:
@@ -48,56 +127,56 @@ def next_token(text: str, pos: i64, end: i64) -> tuple[i64, i64]:
     """
     while pos < end:
         char: i64 = ord(text[pos])
-        if char > 96:
-            if char == 123 or char == 126:  # { ~
+        if char > ord("`"):  # a letter, most of all
+            if char == ord("{") or char == ord("~"):
                 return pos, pos + 1
-            if char == 125:  # }
-                return pos, pos + 2 if pos + 1 < end and ord(text[pos + 1]) == 10 else pos + 1
+            if char == ord("}"):
+                return pos, pos + 2 if pos + 1 < end and ord(text[pos + 1]) == ord("\n") else pos + 1
             pos += 1
-        elif char == 92:  # \
+        elif char == ord("\\"):
             behind = pos + 1
             if behind == end:
                 return pos, end
             char = ord(text[behind])
-            if is_letter(char) or char == 64:
+            if is_letter(char) or char == ord("@"):
                 stop = word_end(text, behind, end)
                 if stop < end:
                     char = ord(text[stop])
-                    if char == 123 and (stop - behind == 5 or stop - behind == 3):
+                    if char == ord("{") and (stop - behind == 5 or stop - behind == 3):
                         close = tag_end(text, behind, stop, end)
                         if close > 0:
                             if text[stop + 1 : close - 1] not in STRUCTURE or has_settings(text, close, end):
                                 return pos, close
                             pos = close
                             continue
-                    elif char == 32 and stop - behind == 4 and is_item(text, behind, end):
+                    elif char == ord(" ") and stop - behind == 4 and is_item(text, behind, end):
                         pos = stop + 1
                         continue
                 return pos, stop
-            close = formula_end(text, behind + 1, end, True) if char == 91 else -1  # [
+            close = formula_end(text, behind + 1, end, True) if char == ord("[") else -1
             if close < 0:
                 return pos, behind + 1
             pos = close
-        elif char == 36:  # $
+        elif char == ord("$"):
             close = formula_end(text, pos + 1, end, False)
             if close < 0:
                 return pos, pos + 1
             pos = close
-        elif char == 45:  # -
+        elif char == ord("-"):
             stop = pos + 1
-            while stop < end and stop < pos + 3 and ord(text[stop]) == 45:
+            while stop < end and stop < pos + 3 and ord(text[stop]) == ord("-"):
                 stop += 1
             if stop > pos + 1:
                 return pos, stop
             pos = stop
-        elif char == 39:  # '
-            if pos + 1 < end and ord(text[pos + 1]) == 39:
+        elif char == ord("'"):
+            if pos + 1 < end and ord(text[pos + 1]) == ord("'"):
                 return pos, pos + 2
             pos += 1
-        elif char == 38:  # &
+        elif char == ord("&"):
             return pos, pos + 1
-        elif char == 96:  # `
-            return pos, pos + 2 if pos + 1 < end and ord(text[pos + 1]) == 96 else pos + 1
+        elif char == ord("`"):
+            return pos, pos + 2 if pos + 1 < end and ord(text[pos + 1]) == ord("`") else pos + 1
         else:
             pos += 1
     return -1, -1
@@ -114,7 +193,7 @@ def copy_to_token(text: str, pos: i64, end: i64, out: list[str]) -> tuple[i64, i
         if start > pos:
             out.append(text[pos:start])
         pos = stop
-        if stop > start + 1 or (ord(text[start]) != 123 and ord(text[start]) != 125):
+        if stop > start + 1 or (ord(text[start]) != ord("{") and ord(text[start]) != ord("}")):
             return start, stop
 
 
@@ -122,7 +201,7 @@ def word_end(text: str, pos: i64, end: i64) -> i64:
     """The place behind the letters and @ at `pos`."""
     while pos < end:
         char: i64 = ord(text[pos])
-        if not is_letter(char) and char != 64:
+        if not is_letter(char) and char != ord("@"):
             break
         pos += 1
     return pos
@@ -135,7 +214,7 @@ def is_item(text: str, pos: i64, end: i64) -> bool:
 
 def tag_end(text: str, name: i64, brace: i64, end: i64) -> i64:
     """The place behind \\begin{word}, \\begin{word*} and their \\end; -1 where none is. The command's name stands from `name` to `brace`."""
-    if ord(text[name]) != (98 if brace - name == 5 else 101):  # b, e
+    if ord(text[name]) != (ord("b") if brace - name == 5 else ord("e")):
         return -1
     if not text.startswith("begin" if brace - name == 5 else "end", name):
         return -1
@@ -144,25 +223,31 @@ def tag_end(text: str, name: i64, brace: i64, end: i64) -> i64:
         pos += 1
     if pos == brace + 1 or pos >= end:
         return -1
-    if ord(text[pos]) == 42:  # *
+    if ord(text[pos]) == ord("*"):
         pos += 1
-    return pos + 1 if pos < end and ord(text[pos]) == 125 else -1
+    return pos + 1 if pos < end and ord(text[pos]) == ord("}") else -1
 
 
 def has_settings(text: str, pos: i64, end: i64) -> bool:
     """Whether an option with a = in it stands at `pos`."""
-    if pos >= end or ord(text[pos]) != 91:
+    if pos >= end or ord(text[pos]) != ord("["):
         return False
     limit = min(end, pos + 2 + OPTION_CHARS)
     pos += 1
     while pos < limit:
         char: i64 = ord(text[pos])
-        if char == 61:  # =
+        if char == ord("="):
             return True
-        if char == 93 or char == 10:
+        if char == ord("]") or char == ord("\n"):
             return False
         pos += 1
     return False
+
+
+# --- formulas and groups ------------------------------------------------------------------------------------------------
+
+
+TELLING: Final = bytes(known_names(word[:3] for word in ("begin", *LOOK_IN_MATH.split("|"))))
 
 
 def formula_end(text: str, pos: i64, end: i64, is_display: bool) -> i64:
@@ -177,32 +262,32 @@ def formula_end(text: str, pos: i64, end: i64, is_display: bool) -> i64:
     if is_display:
         if opens_nothing(text, pos, end):
             return -1
-    elif char == 36 or (char == 94 and raises_citation(text, pos + 1, end)):
+    elif char == ord("$") or (char == ord("^") and raises_citation(text, pos + 1, end)):
         return -1
     while pos < end:
         char = ord(text[pos])
-        if char == 92:
+        if char == ord("\\"):
             pos += 1
             if pos >= end:
                 return -1
             char = ord(text[pos])
-            if char == 10:
+            if char == ord("\n"):
                 return -1
-            if is_display and depth == 0 and (char == 91 or char == 93):
-                return pos + 1 if char == 93 else -1  # at another \[ the first is known not to end
+            if is_display and depth == 0 and (char == ord("[") or char == ord("]")):
+                return pos + 1 if char == ord("]") else -1  # at another \[ the first is known not to end
             if needs_look(text, pos, end):
                 return -1
-        elif char == 123:
+        elif char == ord("{"):
             depth += 1
             if depth > MATH_DEPTH:
                 return -1
-        elif char == 125:
+        elif char == ord("}"):
             depth -= 1
             if depth < 0:
                 return -1
-        elif char == 36:
+        elif char == ord("$"):
             return -1 if is_display or depth else pos + 1
-        elif char == 10 and (not is_display or depth or is_blank_line(text, pos + 1, end)):
+        elif char == ord("\n") and (not is_display or depth or is_blank_line(text, pos + 1, end)):
             return -1
         pos += 1
     return -1
@@ -228,7 +313,7 @@ def is_blank_line(text: str, pos: i64, end: i64) -> bool:
     """Whether the line that starts at `pos` holds nothing."""
     while pos < end:
         char: i64 = ord(text[pos])
-        if char == 10:
+        if char == ord("\n"):
             return True
         if not is_blank(char):
             return False
@@ -242,23 +327,6 @@ def needs_look(text: str, pos: i64, end: i64) -> bool:
         return False
     slot: i64 = ((ord(text[pos]) * 31 + ord(text[pos + 1])) * 31 + ord(text[pos + 2])) & (NAME_SLOTS - 1)
     return TELLING[slot] != 0 and TELLING_WORD.match(text, pos, end) is not None
-
-
-def group_end(text: str, pos: i64, end: i64) -> i64:
-    """`text[pos]` is `{`: the place after its `}` if that comes before `end`, else -1."""
-    depth: i64 = 0
-    while pos < end:
-        char: i64 = ord(text[pos])
-        if char == 92:
-            pos += 1
-        elif char == 123:
-            depth += 1
-        elif char == 125:
-            depth -= 1
-            if depth == 0:
-                return pos + 1
-        pos += 1
-    return -1
 
 
 def first_look(inner: str) -> i64:
@@ -280,30 +348,24 @@ def first_look(inner: str) -> i64:
     return blank
 
 
-def next_conditional(text: str, pos: i64) -> i64:
-    """Where from `pos` on the next command stands that may be an \\if…, \\else, \\or or \\fi; -1 where none does."""
-    end: i64 = len(text) - 2
-    while True:
-        pos = text.find("\\", pos)
-        if pos < 0 or pos >= end:
-            return -1
-        first: i64 = ord(text[pos + 1])
-        second: i64 = ord(text[pos + 2])
-        if (
-            (first == 105 and second == 102)
-            or (first == 101 and second == 108)
-            or (first == 111 and second == 114)
-            or (first == 102 and second == 105)
-        ):
-            return pos
+def group_end(text: str, pos: i64, end: i64) -> i64:
+    """`text[pos]` is `{`: the place after its `}` if that comes before `end`, else -1."""
+    depth: i64 = 0
+    while pos < end:
+        char: i64 = ord(text[pos])
+        if char == ord("\\"):
+            pos += 1
+        elif char == ord("{"):
+            depth += 1
+        elif char == ord("}"):
+            depth -= 1
+            if depth == 0:
+                return pos + 1
         pos += 1
+    return -1
 
 
-def is_blank(char: i64) -> bool:
-    """Whether a character is white space (str.isspace)."""
-    if char < 0x1680:
-        return char == 32 or 9 <= char <= 13 or 28 <= char <= 31 or char == 0x85 or char == 0xA0
-    return 0x2000 <= char <= 0x200A or char in (0x1680, 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)
+# --- lines --------------------------------------------------------------------------------------------------------------
 
 
 def fold(text: str) -> str:
@@ -365,50 +427,3 @@ def fold_line(line: str) -> str:
     """One line without the runs of blanks in it."""
     line = line.replace("\t", " ")
     return " ".join([part.strip(" ") for part in line.split("  ") if part]) if "  " in line else line
-
-
-def name_slot(name: str) -> i64:
-    """The place of a control word's name in a table of NAME_SLOTS, which `next_name` works out while it reads."""
-    slot: i64 = 0
-    end: i64 = len(name)
-    pos: i64 = 0
-    while pos < end:
-        slot = (slot * 31 + ord(name[pos])) & (NAME_SLOTS - 1)
-        pos += 1
-    return slot
-
-
-def known_names(names: Iterable[str]) -> list[bool]:
-    """The table that `next_name` asks: whether any of the names has the slot."""
-    known = [False] * NAME_SLOTS
-    for name in names:
-        known[name_slot(name)] = True
-    return known
-
-
-def next_name(text: str, pos: i64, at_letter: bool, known: list[bool]) -> tuple[i64, i64]:
-    """Start and end of the first control word or symbol from `pos` on whose `name_slot` is set in `known`; (-1, -1) without one.
-
-    A few names share a slot, so the caller asks its own table whether it is one of them; all others have not cost a string.
-    """
-    end: i64 = len(text)
-    while True:
-        start: i64 = text.find("\\", pos)
-        pos = start + 1
-        if start < 0 or pos == end:
-            return -1, -1
-        char: i64 = ord(text[pos])
-        slot: i64 = char & (NAME_SLOTS - 1)
-        pos += 1
-        if 97 <= char <= 122 or 65 <= char <= 90 or (char == 64 and at_letter):
-            while pos < end:
-                char = ord(text[pos])
-                if not (97 <= char <= 122 or 65 <= char <= 90 or (char == 64 and at_letter)):
-                    break
-                slot = (slot * 31 + char) & (NAME_SLOTS - 1)
-                pos += 1
-        if known[slot]:
-            return start, pos
-
-
-TELLING: Final = bytes(known_names(word[:3] for word in ("begin", *LOOK_IN_MATH.split("|"))))

@@ -39,6 +39,7 @@ JACCARD = 0.8  # as data_prep/dedup.py's THRESHOLD, which is not imported here s
 ENGINES = ("processes", "ray")
 NUM_CATEGORIES = 12  # told of on the terminal; the report and the manifest have all
 ARXIV_BYTES_PER_ITEM = 5.07e12 / 2_657_110  # the bulk source of February 2025: its manifest's total size and items
+COMPILING_PAYS_BYTES = 20e9  # of sources, about 10,000 e-prints: from here on a minute of compiling is won back
 EXPECTED_PER_S_PER_CORE = 50.0  # e-prints: 51 to 77 in docs/LOG.md, Corpus, of 2026-11-21
 
 
@@ -263,6 +264,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dry_run:
         print(describe_plan(settings, plan))
         return EXIT_DONE
+    if cleaner_form != "compiled" and sum(shard.num_bytes for shard in plan.shards) > COMPILING_PAYS_BYTES:
+        print(
+            f"the cleaner is {cleaner_form}; python data_prep/compile_cleaner.py (a minute, with mypy and a C compiler) makes it twice as fast",
+            file=sys.stderr,
+        )
     if not make_corpus(settings, plan):
         print(f"{settings.out} is finished already; nothing was to be done", file=sys.stderr)
     if settings.is_array_task:
