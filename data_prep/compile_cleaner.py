@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     for module in ("mypyc", "setuptools"):
         if importlib.util.find_spec(module) is None:
-            raise UserError(f"{module} is missing: pip install mypy setuptools")
+            raise UserError(f"{module} is missing: pip install -r requirements.txt")
     compile_to(COMPILED)
     print(f"compiled {', '.join(TO_COMPILE)}", file=sys.stderr)
     return 0

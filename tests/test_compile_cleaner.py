@@ -50,7 +50,7 @@ print(json.dumps([data_prep.cleaner_form, data_prep.latex_prose.__file__, result
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of data_prep with a compiled cleaner: made without optimisation, which takes half the time."""
-    pytest.importorskip("mypyc", reason="mypyc compiles the cleaner: pip install mypy")
+    pytest.importorskip("mypyc", reason="mypyc compiles the cleaner: pip install -r requirements.txt")
     pytest.importorskip("setuptools", reason="mypyc needs setuptools")
     if shutil.which("cc") is None and shutil.which("gcc") is None:
         pytest.skip("no C compiler here")
