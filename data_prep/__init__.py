@@ -12,8 +12,8 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 COMPILED = FOLDER / "compiled"
 TO_COMPILE = tuple(
-    """flatten latex_acronyms latex_characters latex_conditionals latex_definitions latex_drawings latex_formats latex_front
-    latex_macros latex_prose latex_quantities latex_scan latex_source latex_tables""".split()
+    """flatten latex_acronyms latex_characters latex_conditionals latex_definitions latex_drawings latex_environments latex_formats
+    latex_formulas latex_front latex_macros latex_prose latex_quantities latex_scan latex_source latex_tables""".split()
 )
 
 

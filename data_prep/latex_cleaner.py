@@ -27,8 +27,8 @@ from typing import NamedTuple
 
 from data_prep.cli import Parser, Progress, UserError, atomic_write, need_file, run
 from data_prep.latex_macros import Expander
-from data_prep.latex_prose import EXCERPT_CHARS, RAW_MARK, Cleaner, tidy
-from data_prep.latex_source import strip_comments
+from data_prep.latex_prose import EXCERPT_CHARS, Cleaner, tidy
+from data_prep.latex_source import RAW_MARK, strip_comments
 from data_prep.records import Rejection, json_line, read_jsonl
 
 MIN_LETTERS = 20  # a text with fewer holds nothing

@@ -2,8 +2,8 @@
 
 In: LaTeX without comments and without macros of its author (latex_macros.py). Out: text.
 
-It jumps from one character that means something to the next, copies what lies between, and asks the tables of
-latex_tables.py what a command is. What a command prints is worked out here, or in latex_characters.py, latex_quantities.py and
+It jumps from one character that means something to the next, copies what lies between, and asks the tables of latex_tables.py what a command is. Formulas are read in
+latex_formulas.py, environments in latex_environments.py; what a command prints is worked out here, or in latex_characters.py, latex_quantities.py and
 latex_acronyms.py; what goes with more than its arguments, in latex_drawings.py and latex_front.py. Nothing here raises on any input, and time is linear in its length.
 """
 
@@ -13,34 +13,30 @@ from typing import Final
 
 from data_prep.latex_acronyms import USES, Acronym, acronym, forget_acronyms
 from data_prep.latex_characters import accent, char, ding, hyphen, numbered_accent, quote, string_test, url
-from data_prep.latex_drawings import box, drawing_end, drawn, font, graphics, insert, line, setbox, tikz
+from data_prep.latex_drawings import box, drawn, font, graphics, insert, line, setbox, tikz
+from data_prep.latex_environments import begin, close, end, end_restated, environment_arguments, quiet_end, tag
+from data_prep.latex_formulas import DISPLAY, FORMULA, bracket_math, dollar, ensuremath, ifmmode
 from data_prep.latex_front import abstract_, bibitem, front, refs_list, title_, twocolumn
 from data_prep.latex_quantities import dotted, fraction, ion, numbers, quantity, script
 from data_prep.latex_scan import (
-    FIRST_LETTERS,
     IS_COMPILED,
-    LOOK_IN_MATH,
     OPTION_CHARS,
     STRUCTURE,
     copy_to_token,
-    first_look,
     fold,
 )
 from data_prep.latex_source import (
-    GRAPHICS_FILE,
     GROUP,
-    MATH_TOKEN,
+    LABEL_KEY,
     MAX_NESTING,
     OPENS_ARGUMENT,
+    PARAGRAPH,
+    RAW_MARK,
+    WHITE,
     Source,
-    backslashes_before,
-    balanced,
-    has_even_braces,
-    paired_dollars,
-    read_argument,
+    ends_in_blank_line,
     skip_blanks,
     skip_group,
-    skip_option,
     skip_spaces,
     verb_end,
 )
@@ -67,34 +63,22 @@ from data_prep.latex_tables import (
     QUIET_WRAPPERS,
     QUOTES,
     RAW_ENVIRONMENTS,
-    REFERENCES,
     REFS,
     REMOVED_ENVIRONMENTS,
-    REMOVED_IN_MATH,
     RESTATED,
     SECTIONS,
     SYMBOLS,
     TEXTUAL_CITES,
     TWO_ARGUMENT_REFS,
     UNWRAPPED,
-    WITHOUT_ARGUMENTS,
     WRAPPERS,
 )
 
 ACRONYM_CHARS: Final = 20_000  # that acronyms may write, beside as many as the text has
 EXCERPT_CHARS: Final = 60
 SHORT_CHARS: Final = 400  # of an argument of a command that nobody knows, for the next to be parted from it
-ARGUMENT_CHARS: Final = 200  # of an environment that nobody knows
 
 
-MATH_CHARS: Final = r"[^$\\{}\n]*"
-MATH_COMMAND: Final = rf"\\(?:[^{FIRST_LETTERS}\n]|(?!{LOOK_IN_MATH}|begin)[{FIRST_LETTERS}])"
-INNER_GROUP: Final = rf"\{{{MATH_CHARS}(?:{MATH_COMMAND}{MATH_CHARS})*\}}"
-MATH_GROUP: Final = rf"\{{{MATH_CHARS}(?:(?:{MATH_COMMAND}|{INNER_GROUP}){MATH_CHARS})*\}}"
-FORMULA: Final = rf"\$(?=[^$])(?!\^\{{?\[?\\cite){MATH_CHARS}(?:(?:{MATH_COMMAND}|{MATH_GROUP}){MATH_CHARS})*\$"
-DISPLAY_CHARS: Final = r"[^$\\{}\n]*(?:\n(?!\s*\n)[^$\\{}\n]*)*"
-DISPLAY_COMMAND: Final = rf"\\(?:[^][{FIRST_LETTERS}\n]|(?!{LOOK_IN_MATH}|begin)[{FIRST_LETTERS}])"  # at another \[ the first is known not to end
-DISPLAY: Final = rf"\\\[(?!\s*\\\]){DISPLAY_CHARS}(?:(?:{DISPLAY_COMMAND}|{MATH_GROUP}){DISPLAY_CHARS}){{0,100}}\\\]"
 KEPT: Final = (  # structure that stays as it is written
     rf"\\item (?=\S)|\\(?:begin|end)\{{(?:{'|'.join(sorted(STRUCTURE))})\}}(?!\[[^]=\n]{{0,{OPTION_CHARS}}}=)"
 )
@@ -104,13 +88,7 @@ STEP: Final = re.compile(  # what is copied as it stands, and the first thing be
     rf"{PLAIN}(?:(?:{FORMULA}|{DISPLAY}|{KEPT}|'(?!')|-(?!-)){PLAIN}){{0,200}}"
     r"(?:(\\(?:(?:begin|end)\{[A-Za-z]+\*?\}|[A-Za-z@]+|[\s\S]|\Z)|\}\n?|[{$~&]|``?|''|---?|'|-)|\Z)"
 )
-NAME: Final = re.compile(r"\s*\{\s*([^{}\\$%&#~]*?)\s*\}")
 BLANK_LINES: Final = re.compile("\n\n\n+")
-PARAGRAPH: Final = re.compile(r"\n[ \t]*\n")
-IN_MATH: Final = re.compile(
-    rf"\\(?=[{FIRST_LETTERS}])(?:({LOOK_IN_MATH})(?![A-Za-z@])|begin\s*\{{({'|'.join(sorted(REMOVED_IN_MATH))})\}})"
-    r"|\n[ \t]*\n\s*"
-)
 UNIT: Final = r"(?:pt|cm|mm|in|em|ex|pc|bp|sp|dd|cc|mu|fil+)(?![A-Za-z])"
 NUMBER: Final = r"[-+]?\s*(?:\d*[.,]?\d+|\d+[.,]?)"
 REGISTER: Final = r"[-+]?\s*[\d.]*\\(?:[a-z]*(?:width|height|size|skip|sep|margin|indent|unit|depth|amount)(?![A-Za-z])(?!\s*=?\s*[-+.\d])|[zp]@|jot)"
@@ -145,14 +123,6 @@ UNKNOWN_OPTION_IS_LAYOUT: Final = re.compile(
     r"\[(?:[^]\n]*=[^]\n]*\]|[^][{}\n]{0,100}\](?=\{))"
 )  # [width=3cm], [0000-0001]{Name}
 
-CONTROL_WORD: Final = re.compile(r"\\[A-Za-z]+")
-REFERENCES_HEADING: Final = re.compile(
-    r"\\(?:sub)?(?:section|chapter)\*?\{(?:References?|REFERENCES|Bibliography|Literature|Literature [Cc]ited)\}"
-)
-RAISED_CITATION: Final = re.compile(
-    r"\^\{?[\[(]?\s*(?:\\(?:cite|citep|onlinecite|citenum)\s*(?:\[[^][]{0,80}\]\s*)?\{[^{}]{0,300}\}[-,;\s]*){1,9}[\])]?\s*\}?"
-)
-ENVIRONMENT: Final = re.compile(r"[A-Za-z][A-Za-z0-9]*\*?")
 BEFORE_VALUE: Final = frozenset("=-. 0123456789")
 REGISTERS: Final = re.compile(
     r"\\new(?:count|dimen|skip|muskip|toks|length)\s*\{?\s*\\([A-Za-z@]+)"
@@ -164,22 +134,10 @@ KEYWORD_FORMS: Final = {  # how many arguments each kind takes, and what it prin
 REFERRING: Final = ("ref", "Ref", "refs", "Refs")
 CITING: Final = re.compile(r"[cC]ite(?:s|p|t|n|a|alt|alp|year|author|online|num|text|sup|full)?$")
 KEY: Final = re.compile(r"\{[^{}\\$\n]{1,100}\}")
-LABEL_KEY: Final = re.compile(r"\{(?=[^{}\\$\n]{0,100}[A-Za-z])[^{}\\$\n]{1,100}\}")
 NO_XSPACE: Final = re.compile(  # after xspace
     r"[.,;:!?)\]'/}{~\n%´-]|\\(?:[\s\\/}]|(?:footnote|footnotemark|xspace|space|par|item|end|begin|label)(?![A-Za-z]))|\Z"
 )
 NO_SPACE: Final = re.compile(r"\s*\{?\s*(?:-|(?:0+\.?0*|\.0+)\s*[a-z\\}])")
-OPTION_OF_SETTINGS: Final = re.compile(  # [label=x], [Name, label=x], [htbp]
-    r"\[(?:(?:[^][{}$\\=]{0,100},)?\s*[A-Za-z-]{2,}(?:\s[a-z]+)?\s*=|(?:[htbp]{2,4}!?|![htbpH]{1,4}|H)\])"
-)
-NAME_BEFORE_SETTINGS: Final = re.compile(r"\[\s*([A-Z][^][,={}]*),")
-NAME_IN_OPTION: Final = re.compile(r"[\[,]\s*(?:name|title)\s*=\s*(\{[^{}]*\}|[^][{},]+)")
-STYLED: Final = re.compile(
-    r"\{\s*\\(?:bf|it|em|rm|sl|sc|tt|small|large|footnotesize|noindent|color|bfseries|itshape|label)(?![A-Za-z])"
-)
-LENGTH_IN_BRACES: Final = re.compile(
-    r"\{\s*[-\d.]*\s*(?:\\[a-z]*(?:width|height|size|skip|sep|indent)|pt|cm|mm|in|em|ex)\s*\}"
-)
 
 Handler = Callable[["Cleaner", str, int, int], int]
 
@@ -240,13 +198,13 @@ class Cleaner:
             elif token[-1] != "}":
                 pos = self.unknown(token[1:], stop)
             elif token[1] == "e":  # of an environment that means nothing to us
-                self.close(token)
+                close(self, token)
                 pos = stop
             else:
                 out.append(token)
                 pos = stop
                 if text[stop : stop + 1] in OPENS_ARGUMENT:
-                    pos = self.environment_arguments(token[7:-1], stop)
+                    pos = environment_arguments(self, token[7:-1], stop)
         self.out, self.limit = outer, outer_end
         return "".join(out)
 
@@ -640,31 +598,6 @@ class Cleaner:
             self.captions.append(found[0].strip())
         return found[1]
 
-    def ensuremath(self, name: str, start: int, pos: int) -> int:
-        """\\ensuremath{x} in prose -> $x$."""
-        brace = skip_blanks(self.text, pos)
-        end = self.source.group_end(brace) if self.text[brace : brace + 1] == "{" else -1
-        if end < 0:
-            if not (word := CONTROL_WORD.match(self.text, brace)):
-                return pos
-            self.out.append(f"${word[0]}$")
-            return word.end()
-        inner = self.math(self.text[brace + 1 : end - 1], brace + 1).replace("$", "")
-        if inner.strip():
-            self.out.append(f"${inner}$")
-        return end
-
-    def ifmmode(self, name: str, start: int, pos: int) -> int:
-        """\\ifmmode a\\else b\\fi in prose -> b."""
-        middle, after, end = self.source.conditional_end(start)
-        if end < 0:
-            return pos
-        if middle >= 0 and self.nesting < MAX_NESTING:
-            self.nesting += 1
-            self.out.append(self.prose(after, end - len("\\fi")))
-            self.nesting -= 1
-        return end
-
     def xspace(self, name: str, start: int, pos: int) -> int:
         """A blank, unless punctuation follows, or a command that the package excepts."""
         pos = skip_spaces(self.text, pos)
@@ -672,295 +605,9 @@ class Cleaner:
             self.out.append(" ")
         return pos
 
-    # ------------------------------------------------------------ environments
 
-    def begin(self, name: str, start: int, pos: int) -> int:
-        """\\begin {…} that STEP does not read as one token: blanks in it, or digits."""
-        found = NAME.match(self.text, pos)
-        return self.opened(found[1], start, found.end()) if found else pos
-
-    def tag(self, name: str, start: int, pos: int) -> int:
-        """\\begin{…} of an environment in our tables."""
-        return self.opened(name[len("begin{") : -1], start, pos)
-
-    def opened(self, inner: str, start: int, pos: int) -> int:
-        """Mathematics and raw text are copied, floats and references go, layout is unwrapped, structure stays."""
-        if inner.removesuffix("*") in MATH_ENVIRONMENTS:
-            return self.math_environment(inner, pos)
-        if inner in RAW_ENVIRONMENTS:
-            end = self.environment_end(inner, pos)
-            if end <= pos:
-                return pos
-            behind = skip_spaces(self.text, end)
-            line_ends = self.text[behind : behind + 1] in ("\n", "")
-            self.out.append(RAW_MARK + self.text[start:end] + RAW_MARK + ("" if line_ends else "\n"))
-            return end
-        if inner in REMOVED_ENVIRONMENTS:
-            return self.removed(inner, start, pos)
-        if inner in WRAPPERS:
-            self.note(f"layout {inner}", start, pos)
-            pos = self.skip(WRAPPERS[inner], pos)
-            return self.past_line_end(pos) if inner in QUIET_WRAPPERS else pos
-        if inner in RESTATED:
-            return self.restate(inner, pos)
-        self.out.append(f"\\begin{{{inner}}}")
-        if inner in LISTS:
-            return self.skip(LISTS[inner], pos)
-        if inner in ALGORITHMS:
-            if not self.keywords_learned:
-                self.learn_keywords()
-            return self.skip(ALGORITHMS[inner], pos)
-        return self.environment_arguments(inner, pos)
-
-    def restate(self, name: str, pos: int) -> int:
-        """\\begin{restatable}[Main]{theorem}{mainthm} -> \\begin{theorem}[Main]."""
-        after = self.skip("o", pos)
-        kind, end = read_argument(self.source, after)
-        if kind is None or not ENVIRONMENT.fullmatch(kind) or len(self.restated) > MAX_NESTING:
-            self.restated.append(name)
-            self.out.append(f"\\begin{{{name}}}")
-            return pos
-        self.restated.append(kind)
-        self.out.append(f"\\begin{{{kind}}}")
-        if self.next_char(pos) == "[":
-            self.environment_arguments(kind, skip_blanks(self.text, pos), end=after)
-        return self.skip("m", end)
-
-    def end_restated(self, name: str, start: int, pos: int) -> int:
-        """\\end{restatable} -> \\end{theorem}."""
-        self.close("\\end{" + (self.restated.pop() if self.restated else name[len("end{") : -1]) + "}")
-        return pos
-
-    def quiet_end(self, name: str, start: int, pos: int) -> int:
-        """\\end{…} of QUIET_WRAPPERS."""
-        return self.past_line_end(pos)
-
-    def environment_arguments(self, name: str, pos: int, end: int = 0) -> int:
-        """Behind \\begin{name} of an environment that stays: options of the form word=value don't print, an argument becomes an option."""
-        text = self.text
-        if text[pos : pos + 1] == "[":
-            if OPTION_OF_SETTINGS.match(text, pos, pos + 200) and (close := self.source.option_end(pos)) > 0:
-                found = NAME_IN_OPTION.search(text, pos, close) or NAME_BEFORE_SETTINGS.match(text, pos, close)
-                if found:
-                    self.out.append("[" + self.prose(found.start(1), found.end(1)).strip() + "]")
-                return close if text[close : close + 1] != "{" else self.environment_arguments(name, close)
-            if end:
-                self.out.append(self.prose(pos, end))
-            return pos
-        if text[pos : pos + 1] != "{" or name in WITHOUT_ARGUMENTS or STYLED.match(text, pos):
-            return pos
-        close = self.short_group_end(pos)
-        if not pos < close < pos + ARGUMENT_CHARS or "\n\n" in text[pos:close]:
-            return pos
-        if LENGTH_IN_BRACES.match(text, pos):
-            return close
-        if found_group := self.group(pos):
-            if inner := found_group[0].strip():
-                self.out.append(f"[{inner}]")
-            label = LABEL_KEY.match(text, close)  # the name of a box of tcolorbox may be followed by its label
-            return label.end() if label and ":" in label[0] else close
-        return pos
-
-    def close(self, tag: str) -> None:
-        """Write \\end{…} of an environment that stays; one of which nothing is left goes."""
-        out = self.out
-        if out and out[-1][-1:] not in CAN_END_BLANK:  # most of all
-            out.append(tag)
-            return
-        last = len(out) - 1
-        while last >= 0 and (not out[last] or out[last].isspace()):
-            last -= 1
-        if last >= 0 and out[last] == "\\begin" + tag[len("\\end") :]:
-            del out[last:]
-        else:
-            out.append(tag)
-
-    def end(self, name: str, start: int, pos: int) -> int:
-        """\\end {…} that STEP does not read as one token: of what stayed it stays, of what was unwrapped it goes."""
-        found = NAME.match(self.text, pos)
-        if not found:
-            return pos
-        inner = found[1]
-        if (
-            inner not in WRAPPERS
-            and inner not in REMOVED_ENVIRONMENTS
-            and inner.removesuffix("*") not in MATH_ENVIRONMENTS
-        ):
-            self.close(f"\\end{{{inner}}}")
-        return found.end()
-
-    def environment_end(self, name: str, pos: int) -> int:
-        """The place after the next \\end{name}, or -1."""
-        return self.source.closing("\\end{" + name + "}", pos)
-
-    def removed(self, name: str, start: int, pos: int) -> int:
-        """A float, drawing or list of references goes as a whole; one that does not end loses only its tag."""
-        end = self.nested_end(name, pos)
-        if end < 0:
-            self.warnings.add(f"environment {name} does not end")
-            if name in REFERENCES:
-                self.note("references", start, len(self.text))
-                return len(self.text)
-            return pos
-        self.note("references" if name in REFERENCES else f"environment {name}", start, end)
-        if name in REFERENCES:
-            self.drop_heading()
-        if self.keep_captions and name not in REFERENCES:
-            place = self.text.find("\\caption", pos, end)
-            while place >= 0 and self.nesting < MAX_NESTING:
-                self.caption("caption", place, place + len("\\caption"))
-                place = self.text.find("\\caption", place + 1, end)
-            self.out += [f"\n\n{caption}\n\n" for caption in self.captions]
-            self.captions.clear()
-        return end
-
-    def drop_heading(self) -> None:
-        """A heading `References` directly before the list goes with it."""
-        out = self.out
-        last = len(out) - 1
-        while last >= 0 and (not out[last] or out[last].isspace()):
-            last -= 1
-        if last >= 0 and REFERENCES_HEADING.fullmatch(out[last]):
-            del out[last:]
-
-    def nested_end(self, name: str, pos: int) -> int:
-        """The place after the \\end{name} that closes; up to a dozen of the same name may lie within."""
-        opening = "\\begin{" + name + "}"
-        end = self.environment_end(name, pos)
-        inside = pos
-        for _ in range(12):
-            if end < 0 or (inside := self.text.find(opening, inside, end)) < 0:
-                return end
-            inside += len(opening)
-            further = self.environment_end(name, end)
-            if further < 0:
-                return end
-            end = further
-        return end
-
-    # ------------------------------------------------------------ mathematics
-
-    def dollar(self, name: str, start: int, pos: int) -> int:
-        """`text[start]` is a $ that opens mathematics, or a stray one that goes."""
-        text, limit = self.text, self.limit
-        if text.startswith("$$", start):
-            end = self.source.unescaped("$$", start + 2)
-            if end < 0 or end > limit:
-                return start + 2
-            if "\\halign" in text[start:end] and ("\\vrule" in text[start:end] or "\\hrule" in text[start:end]):
-                self.note("table", start, end)
-                return end + 2
-            self.emit("$$", text[start + 2 : end], "$$", start + 2)
-            return end + 2
-        end = self.source.unescaped("$", start + 1)
-        if end < 0 or end >= limit:
-            self.warnings.add("a $ has no partner")
-            return start + 1
-        inner = text[start + 1 : end]
-        if inner[:1] == "^" and RAISED_CITATION.fullmatch(inner):
-            self.note("citation", start, end + 1)
-            self.trim()
-            return end + 1
-        if inner.count("{") != inner.count("}"):
-            end = self.balanced_dollar(start + 1, min(limit, start + 4000), end)
-            inner = text[start + 1 : end]
-        if "\n\n" in inner or ("\n" in inner and PARAGRAPH.search(inner)):
-            self.warnings.add("a $ has no partner")
-            return start + 1
-        self.emit("$", inner, "$", start + 1)
-        return end + 1
-
-    def balanced_dollar(self, pos: int, limit: int, fallback: int) -> int:
-        """The first $ outside braces from `pos` on, so that `$a \\mbox{if $b$}$` is one formula; else `fallback`."""
-        while match := MATH_TOKEN.search(self.text, pos, limit):
-            pos = match.end()
-            if match[0] == "$":
-                return match.start()
-            if match[0] == "}" or (match[0] == "{" and (pos := self.source.group_end(match.start())) < 0):
-                return fallback
-        return fallback
-
-    def bracket_math(self, name: str, start: int, pos: int) -> int:
-        """\\[ … \\] and \\( … \\)."""
-        close = "\\]" if name == "[" else "\\)"
-        end = self.source.unescaped(close, pos)
-        if end < 0:
-            return pos
-        self.emit("\\" + name, self.text[pos:end], close, pos)
-        return end + 2
-
-    def math_environment(self, name: str, pos: int) -> int:
-        """\\begin{equation} … \\end{equation}."""
-        end = self.environment_end(name, pos)
-        if end < 0:
-            self.warnings.add(f"environment {name} does not end")
-            return pos
-        close = "\\end{" + name + "}"
-        self.emit("\\begin{" + name + "}", self.text[pos : end - len(close)], close, pos)
-        return end
-
-    def emit(self, opening: str, inner: str, closing: str, place: int) -> None:
-        """Write a formula, whose inside stands at `place`; an empty one goes."""
-        if IS_COMPILED:
-            if (look := first_look(inner)) >= 0 and IN_MATH.search(inner, look):
-                inner = self.math(inner, place)
-        elif IN_MATH.search(inner):
-            inner = self.math(inner, place)
-        if not has_even_braces(inner):
-            inner = balanced(inner)
-        if "$" in inner:
-            inner = paired_dollars(inner)
-        if inner and not inner.isspace():
-            self.out.append(opening + inner + closing)
-
-    def math(self, inner: str, place: int) -> str:
-        """The formula at `place` without labels, pictures and blank lines."""
-        out: list[str] = []
-        source, pos = Source(inner), 0
-        while match := IN_MATH.search(inner, pos):
-            out.append(inner[pos : match.start()])
-            name, pos = match[1], match.end()
-            if match[0][0] == "\\" and backslashes_before(inner, match.start()) % 2:
-                out.append(match[0])  # \\label is a line break and a word
-                continue
-            if match[2]:
-                end = inner.find("\\end{" + match[2] + "}", pos)
-                pos = pos if end < 0 else end + len(match[2]) + 6
-            elif name is None:
-                out.append("\n")
-            elif name == "ifmmode":
-                middle, _, end = source.conditional_end(match.start())
-                if end >= 0:
-                    out.append(inner[pos : middle if middle >= 0 else end - 3])
-                    pos = end
-            elif name in ("label", "input", "include", "index"):
-                pos = skip_group(source, pos)
-            elif name == "tikz":
-                pos = max(pos, drawing_end(source, skip_option(source, pos)))
-            elif name == "includegraphics":
-                pos = skip_group(source, skip_option(source, skip_option(source, pos)))
-            elif name.startswith(("eps", "psf")):
-                found = GRAPHICS_FILE.match(inner, pos)
-                pos = found.end() if found else pos
-            elif name == "raisebox":
-                out.append("\\raisebox")
-            if self.explain is not None and name != "raisebox" and (name or match[2]):
-                self.note("in a formula", place + match.start(), place + pos, name or match[2])
-            rest = inner[pos : pos + 1]
-            if rest in WHITE and inner.startswith("\n", skip_spaces(inner, pos)) and ends_in_blank_line(out):
-                pos = skip_blanks(inner, pos)  # what went had its line to itself
-            if rest.isalpha() and out and ENDS_IN_WORD.search(out[-1][-40:]):
-                out.append(" ")
-        out.append(inner[pos:])
-        return "".join(out)
-
-
-ENDS_IN_WORD: Final = re.compile(r"\\[A-Za-z@]+$")
 SPECIAL: Final = re.compile(r"[\\${}%&#~^]")
-RAW_MARK: Final = "\x00"
 WORDS: Final = {**{name: text for name, text in SYMBOLS.items() if name.isalpha()}, **ALGORITHM_WORDS}
-WHITE: Final = frozenset(" \t\n")
-CAN_END_BLANK: Final = frozenset((" ", "\t", "\n", "", "}"))
 WHITE_OR_EMPTY: Final = frozenset((" ", "\t", "\n", ""))
 PUNCTUATION: Final = {
     "\\": "",
@@ -976,14 +623,6 @@ PUNCTUATION: Final = {
     "--": "–",
     "---": "—",
 }
-
-
-def ends_in_blank_line(pieces: list[str]) -> bool:
-    """Whether the line that the pieces end in is blank so far."""
-    for piece in pieces[:-5:-1]:
-        if bare := piece.rstrip(" \t"):
-            return bare[-1] == "\n"
-    return False
 
 
 def tidy(text: str) -> str:
@@ -1024,8 +663,8 @@ def build_tokens() -> dict[str, str | Handler]:
         "vbox": box, "vtop": box, "vcenter": box, "title": title_, "icmltitle": title_,
         "abstract": abstract_, "includegraphics": graphics, "epsfig": graphics, "psfig": graphics,
         "epsfbox": graphics, "epsffile": graphics, "epsf": graphics, "input": Cleaner.input_, "include": Cleaner.input_, "Refs": refs_list,
-        "caption": Cleaner.caption, "ensuremath": Cleaner.ensuremath, "ifmmode": Cleaner.ifmmode, "xspace": Cleaner.xspace, "begin": Cleaner.begin,
-        "end": Cleaner.end, "[": Cleaner.bracket_math, "(": Cleaner.bracket_math, "beginsection": Cleaner.beginsection, ".": accent,
+        "caption": Cleaner.caption, "ensuremath": ensuremath, "ifmmode": ifmmode, "xspace": Cleaner.xspace, "begin": begin,
+        "end": end, "[": bracket_math, "(": bracket_math, "beginsection": Cleaner.beginsection, ".": accent,
         "ion": ion, "ding": ding, "accent": numbered_accent, "-": hyphen, "twocolumn": twocolumn,
         "bibitem": bibitem, "tikz": tikz, "setbox": setbox, "line": line, "itemitem": Cleaner.item,
     }  # fmt: skip
@@ -1051,15 +690,15 @@ def build_tokens() -> dict[str, str | Handler]:
     mathematics = [name + star for name in MATH_ENVIRONMENTS for star in ("", "*")]
     unwrapped = [*mathematics, *REMOVED_ENVIRONMENTS, *WRAPPERS]
     for name in (*unwrapped, *RAW_ENVIRONMENTS, *LISTS, *ALGORITHMS):
-        actions["begin{" + name + "}"] = Cleaner.tag
+        actions["begin{" + name + "}"] = tag
     actions.update(dict.fromkeys(["end{" + name + "}" for name in unwrapped], ""))
-    actions.update(dict.fromkeys(["end{" + name + "}" for name in QUIET_WRAPPERS], Cleaner.quiet_end))
-    actions.update(dict.fromkeys(["begin{" + name + "}" for name in RESTATED], Cleaner.tag))
-    actions.update(dict.fromkeys(["end{" + name + "}" for name in RESTATED], Cleaner.end_restated))
+    actions.update(dict.fromkeys(["end{" + name + "}" for name in QUIET_WRAPPERS], quiet_end))
+    actions.update(dict.fromkeys(["begin{" + name + "}" for name in RESTATED], tag))
+    actions.update(dict.fromkeys(["end{" + name + "}" for name in RESTATED], end_restated))
     return {
         **{"\\" + name: action for name, action in actions.items()},
         **PUNCTUATION,
-        "$": Cleaner.dollar,
+        "$": dollar,
         "}\n": Cleaner.brace_at_line_end,
     }
 

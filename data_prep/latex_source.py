@@ -38,6 +38,10 @@ BEFORE_COMMENT: Final = frozenset(" \t%")
 COMMENT_LINES: Final = re.compile(r"(?:[ \t]*%[^\n]*(?:\n|$))*")
 URL_ON_LINE: Final = re.compile(r"\\(?:url|path|href|nolinkurl|burl|doi)\s*(?:\[[^]\n]*\]\s*)?\{([^{}\n]*)$")
 VERB_ON_LINE: Final = re.compile(r"\\(?:verb|lstinline)\*?([^A-Za-z\s*])")
+PARAGRAPH: Final = re.compile(r"\n[ \t]*\n")
+WHITE: Final = frozenset(" \t\n")
+LABEL_KEY: Final = re.compile(r"\{(?=[^{}\\$\n]{0,100}[A-Za-z])[^{}\\$\n]{1,100}\}")
+RAW_MARK: Final = "\x00"
 
 
 class Source:
@@ -344,6 +348,14 @@ def skip_option(source: Source, pos: int) -> int:
     start = skip_blanks(source.text, pos)
     end = source.option_end(start) if source.text[start : start + 1] == "[" else -1
     return end if end > 0 else pos
+
+
+def ends_in_blank_line(pieces: list[str]) -> bool:
+    """Whether the line that the pieces end in is blank so far."""
+    for piece in pieces[:-5:-1]:
+        if bare := piece.rstrip(" \t"):
+            return bare[-1] == "\n"
+    return False
 
 
 def has_even_braces(inner: str) -> bool:

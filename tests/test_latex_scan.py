@@ -3,8 +3,9 @@
 import random
 from collections.abc import Iterator
 
+from data_prep.latex_formulas import IN_MATH
 from data_prep.latex_macros import CONTROL, CONTROL_IN_TEXT
-from data_prep.latex_prose import IN_MATH, STEP, fold_by_pattern
+from data_prep.latex_prose import STEP, fold_by_pattern
 from data_prep.latex_scan import NAME_SLOTS, first_look, fold, group_end, name_slot, next_name, next_token
 from data_prep.latex_source import brace_pairs
 
