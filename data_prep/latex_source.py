@@ -41,7 +41,7 @@ VERB_ON_LINE: Final = re.compile(r"\\(?:verb|lstinline)\*?([^A-Za-z\s*])")
 PARAGRAPH: Final = re.compile(r"\n[ \t]*\n")
 WHITE: Final = frozenset(" \t\n")
 LABEL_KEY: Final = re.compile(r"\{(?=[^{}\\$\n]{0,100}[A-Za-z])[^{}\\$\n]{1,100}\}")
-RAW_MARK: Final = "\x00"
+RAW_MARK: Final = "\x1a"  # no source has it; NUL would be every second byte of a text with two a character
 
 
 class Source:
