@@ -1,13 +1,24 @@
 """The loops of latex_scan.py against the patterns that do the same where the cleaner is not compiled."""
 
 import random
+import sys
 from collections.abc import Iterator
 
 from data_prep.latex_formulas import IN_MATH
 from data_prep.latex_macros import CONTROL, CONTROL_IN_TEXT
 from data_prep.latex_prose import STEP, fold_by_pattern
-from data_prep.latex_scan import NAME_SLOTS, first_look, fold, group_end, name_slot, next_name, next_token
-from data_prep.latex_source import brace_pairs
+from data_prep.latex_scan import (
+    NAME_SLOTS,
+    first_look,
+    fold,
+    group_end,
+    is_blank,
+    name_slot,
+    next_conditional,
+    next_name,
+    next_token,
+)
+from data_prep.latex_source import CONDITIONAL, brace_pairs
 
 PIECES = (
     *"\\\\\\{}{}$$$~&`'-[]*^= \n\tax@(", "\\[", "\\]", "\\begin{", "\\end{", "\\item ", "\\item", "\\begin{proof}", "\\end{lemma*}", "\\begin{thm}[a=b]", "\\begin{thm}[a",
@@ -49,6 +60,20 @@ def test_first_look_is_where_the_pattern_finds_something_or_before_it() -> None:
             assert found is not None
             assert found.span() == match.span(), text
     assert num_found > 500
+
+
+def test_next_conditional_misses_none() -> None:
+    pieces = (*PIECES, "\\if", "\\iffoo", "\\else", "\\fi", "\\or", "\\fi@", "\\orb", "\\elsewhere")
+    for text, _ in random_texts(pieces, 20_000):
+        found, pos = [], next_conditional(text, 0)
+        while pos >= 0:
+            found += [pos] if CONDITIONAL.match(text, pos) else []
+            pos = next_conditional(text, pos + 1)
+        assert found == [match.start() for match in CONDITIONAL.finditer(text)], text
+
+
+def test_is_blank_is_isspace() -> None:
+    assert [code for code in range(sys.maxunicode + 1) if is_blank(code) != chr(code).isspace()] == []
 
 
 def test_group_end_finds_the_partner() -> None:
