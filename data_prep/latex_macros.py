@@ -8,7 +8,7 @@ a run of TeX knows) is not run; its name stays where it is used. Definitions hol
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -191,8 +191,21 @@ class Expander:
         source, active, ready, out = Source(text), self.active, self.ready, list[str]()
         noting = depth == 0 and self.places is not None
         copied = pos = 0
+        names: Iterator[re.Match[str]] = iter(())
+        names_at, names_hold_at = -1, False
         while True:
-            start, pos = self.next_active(text, pos, bool(depth) or self.letter_at)
+            at_letter = bool(depth) or self.letter_at
+            if IS_COMPILED:
+                start, pos = self.next_active(text, pos, at_letter)
+            else:  # as next_active, but a search goes on where the last one ended
+                if pos != names_at or at_letter != names_hold_at:
+                    names, names_hold_at = (CONTROL if at_letter else CONTROL_IN_TEXT).finditer(text, pos), at_letter
+                start = -1
+                for match in names:
+                    if match[1] in active:
+                        start, pos = match.span()
+                        break
+                names_at = pos
             if start < 0:
                 out.append(text[copied:])
                 return "".join(out)
@@ -228,18 +241,12 @@ class Expander:
                 return "".join(out)
 
     def next_active(self, text: str, pos: int, at_letter: bool) -> tuple[int, int]:
-        """Start and end of the first control word or symbol from `pos` on that means something; (-1, -1) without one."""
-        active = self.active
-        if IS_COMPILED:
-            while True:
-                start, end = next_name(text, pos, at_letter, self.known)
-                if start < 0 or text[start + 1 : end] in active:
-                    return start, end
-                pos = end
-        for match in (CONTROL if at_letter else CONTROL_IN_TEXT).finditer(text, pos):
-            if match[1] in active:
-                return match.span()
-        return -1, -1
+        """Start and end of the first control word or symbol from `pos` on that means something; (-1, -1) without one. For the compiled form."""
+        while True:
+            start, end = next_name(text, pos, at_letter, self.known)
+            if start < 0 or text[start + 1 : end] in self.active:
+                return start, end
+            pos = end
 
     def next_in_preamble(self, text: str, pos: int) -> tuple[int, int]:
         """`next_active` of a preamble, or a command of FRONT_MATTER."""
@@ -503,7 +510,8 @@ class Expander:
     def activate(self, name: str, action: Macro | Handler) -> None:
         """From here on, \\name is acted on."""
         self.active[name] = action
-        self.known[name_slot(name)] = True
+        if IS_COMPILED:
+            self.known[name_slot(name)] = True
 
     def forget(self) -> None:
         """What was expanded so far may mean something else now."""
