@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from data_prep.latex_source import NEAR_CHARS, Source, glue, read_argument
+from data_prep.latex_source import BLANK_LINE, NEAR_CHARS, Source, glue, read_argument
 
 MAX_SPEC_CHARS: Final = 500  # of xparse's list of arguments; nine with their defaults
 MAX_DEPTH: Final = 40  # macros within macros; a chain that is longer calls itself
@@ -37,6 +37,12 @@ PARAMETER: Final = re.compile(r"#(#|\d)")
 LENGTHENS: Final = re.compile(r"[A-Za-z@]")
 ENDS_IN_WORD: Final = re.compile(r"\\[A-Za-z@]+\Z")
 XPARSE_LETTERS: Final = re.compile(r"[+!>]*\s*(?:(m|o|s|v|b|g)|([OD]|t|d|r|R|e|E|G))")
+BLANK_LINES: Final = re.compile(r"\n(?:[ \t]*\n)+")
+# Environments that authors begin by their commands in definitions of others: {\align}{\endalign}, \csname equation*\endcsname.
+BY_COMMAND: Final = re.compile(
+    r"\\(?:csname\s+)?(?P<end>end)?(?P<name>(?:equation|eqnarray|align|gather|multline|flalign|displaymath|IEEEeqnarray)\*?)"
+    r"(?![A-Za-z@])(?:\\endcsname)?\s?"
+)
 
 
 @dataclass(slots=True)
@@ -181,3 +187,26 @@ def xparse_spec(given: str) -> tuple[str, tuple[str | None, ...]]:
         spec += {"v": "m", "b": "?"}.get(match[1], match[1]) if match[1] else "o" if match[2] == "O" else "?"
         defaults.append(default)
     return spec, tuple(defaults)
+
+
+def without_paragraphs(result: str, macro: Macro, arguments: list[str]) -> str:
+    """What a macro stands for, its line ends as TeX reads them: spaces. Only a blank line that the author wrote ends a paragraph.
+
+    What is left out of a body, such as a test, may leave a line blank, and a `$` does not look for its partner beyond one.
+    """
+    edges = result[0].isspace() or result[-1].isspace()
+    if not edges and not BLANK_LINE.search(result):
+        return result
+    if BLANK_LINE.search(macro.body) or any("\n" in argument and BLANK_LINE.search(argument) for argument in arguments):
+        return result
+    bare = result.strip()
+    before, after = result[: len(result) - len(result.lstrip())], result[len(result.rstrip()) :]
+    if not bare:
+        return " "
+    bare = BLANK_LINES.sub("\n", bare)
+    return f"{' ' if before else ''}{bare}{' ' if after else ''}"
+
+
+def by_tags(body: str) -> str:
+    """The body of an environment's definition with the environments in it that begin by their commands: \\align -> \\begin{align}."""
+    return BY_COMMAND.sub(lambda match: f"\\{'end' if match['end'] else 'begin'}{{{match['name']}}}", body)

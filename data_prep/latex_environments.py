@@ -7,7 +7,15 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from data_prep.latex_formulas import math_environment
-from data_prep.latex_source import LABEL_KEY, MAX_NESTING, RAW_MARK, read_argument, skip_blanks, skip_spaces
+from data_prep.latex_source import (
+    LABEL_KEY,
+    MAX_NESTING,
+    NAME_IN_BRACES,
+    RAW_MARK,
+    read_argument,
+    skip_blanks,
+    skip_spaces,
+)
 from data_prep.latex_tables import (
     ALGORITHMS,
     LISTS,
@@ -25,7 +33,6 @@ if TYPE_CHECKING:
     from data_prep.latex_prose import Cleaner
 
 ARGUMENT_CHARS: Final = 200  # of an environment that nobody knows
-NAME: Final = re.compile(r"\s*\{\s*([^{}\\$%&#~]*?)\s*\}")
 REFERENCES_HEADING: Final = re.compile(
     r"\\(?:sub)?(?:section|chapter)\*?\{(?:References?|REFERENCES|Bibliography|Literature|Literature [Cc]ited)\}"
 )
@@ -46,7 +53,7 @@ CAN_END_BLANK: Final = frozenset((" ", "\t", "\n", "", "}"))
 
 def begin(cleaner: "Cleaner", name: str, start: int, pos: int) -> int:
     """\\begin {…} that STEP does not read as one token: blanks in it, or digits."""
-    found = NAME.match(cleaner.text, pos)
+    found = NAME_IN_BRACES.match(cleaner.text, pos)
     return opened(cleaner, found[1], start, found.end()) if found else pos
 
 
@@ -60,7 +67,7 @@ def opened(cleaner: "Cleaner", inner: str, start: int, pos: int) -> int:
     if inner.removesuffix("*") in MATH_ENVIRONMENTS:
         return math_environment(cleaner, inner, pos)
     if inner in RAW_ENVIRONMENTS:
-        end = environment_end(cleaner, inner, pos)
+        end = cleaner.source.environment_end(inner, pos)
         if end <= pos:
             return pos
         behind = skip_spaces(cleaner.text, end)
@@ -144,9 +151,7 @@ def close(cleaner: "Cleaner", tag: str) -> None:
     if out and out[-1][-1:] not in CAN_END_BLANK:  # most of all
         out.append(tag)
         return
-    last = len(out) - 1
-    while last >= 0 and (not out[last] or out[last].isspace()):
-        last -= 1
+    last = last_printed(out)
     if last >= 0 and out[last] == "\\begin" + tag[len("\\end") :]:
         del out[last:]
     else:
@@ -155,18 +160,13 @@ def close(cleaner: "Cleaner", tag: str) -> None:
 
 def end(cleaner: "Cleaner", name: str, start: int, pos: int) -> int:
     """\\end {…} that STEP does not read as one token: of what stayed it stays, of what was unwrapped it goes."""
-    found = NAME.match(cleaner.text, pos)
+    found = NAME_IN_BRACES.match(cleaner.text, pos)
     if not found:
         return pos
     inner = found[1]
     if inner not in WRAPPERS and inner not in REMOVED_ENVIRONMENTS and inner.removesuffix("*") not in MATH_ENVIRONMENTS:
         close(cleaner, f"\\end{{{inner}}}")
     return found.end()
-
-
-def environment_end(cleaner: "Cleaner", name: str, pos: int) -> int:
-    """The place after the next \\end{name}, or -1."""
-    return cleaner.source.closing("\\end{" + name + "}", pos)
 
 
 def removed(cleaner: "Cleaner", name: str, start: int, pos: int) -> int:
@@ -191,12 +191,18 @@ def removed(cleaner: "Cleaner", name: str, start: int, pos: int) -> int:
     return end
 
 
+def last_printed(pieces: list[str]) -> int:
+    """The number of the last piece that is not blank, or -1."""
+    last = len(pieces) - 1
+    while last >= 0 and (not pieces[last] or pieces[last].isspace()):
+        last -= 1
+    return last
+
+
 def drop_heading(cleaner: "Cleaner") -> None:
     """A heading `References` directly before the list goes with it."""
     out = cleaner.out
-    last = len(out) - 1
-    while last >= 0 and (not out[last] or out[last].isspace()):
-        last -= 1
+    last = last_printed(out)
     if last >= 0 and REFERENCES_HEADING.fullmatch(out[last]):
         del out[last:]
 
@@ -204,13 +210,13 @@ def drop_heading(cleaner: "Cleaner") -> None:
 def nested_end(cleaner: "Cleaner", name: str, pos: int) -> int:
     """The place after the \\end{name} that closes; up to a dozen of the same name may lie within."""
     opening = "\\begin{" + name + "}"
-    end = environment_end(cleaner, name, pos)
+    end = cleaner.source.environment_end(name, pos)
     inside = pos
     for _ in range(12):
         if end < 0 or (inside := cleaner.text.find(opening, inside, end)) < 0:
             return end
         inside += len(opening)
-        further = environment_end(cleaner, name, end)
+        further = cleaner.source.environment_end(name, end)
         if further < 0:
             return end
         end = further

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Final
 from data_prep.latex_drawings import drawing_end
 from data_prep.latex_scan import FIRST_LETTERS, IS_COMPILED, LOOK_IN_MATH, first_look
 from data_prep.latex_source import (
+    BLANK_LINE,
     GRAPHICS_FILE,
     MATH_TOKEN,
     MAX_NESTING,
-    PARAGRAPH,
     WHITE,
     Source,
     backslashes_before,
     balanced,
     ends_in_blank_line,
+    glue,
     has_even_braces,
     paired_dollars,
     skip_blanks,
@@ -47,7 +48,6 @@ RAISED_CITATION: Final = re.compile(
     r"\^\{?[\[(]?\s*(?:\\(?:cite|citep|onlinecite|citenum)\s*(?:\[[^][]{0,80}\]\s*)?\{[^{}]{0,300}\}[-,;\s]*){1,9}[\])]?\s*\}?"
 )
 CONTROL_WORD: Final = re.compile(r"\\[A-Za-z]+")
-ENDS_IN_WORD: Final = re.compile(r"\\[A-Za-z@]+$")
 
 
 def dollar(cleaner: "Cleaner", name: str, start: int, pos: int) -> int:
@@ -74,7 +74,7 @@ def dollar(cleaner: "Cleaner", name: str, start: int, pos: int) -> int:
     if inner.count("{") != inner.count("}"):
         end = balanced_dollar(cleaner, start + 1, min(limit, start + 4000), end)
         inner = text[start + 1 : end]
-    if "\n\n" in inner or ("\n" in inner and PARAGRAPH.search(inner)):
+    if "\n\n" in inner or ("\n" in inner and BLANK_LINE.search(inner)):
         cleaner.warnings.add("a $ has no partner")
         return start + 1
     emit(cleaner, "$", inner, "$", start + 1)
@@ -104,7 +104,7 @@ def bracket_math(cleaner: "Cleaner", name: str, start: int, pos: int) -> int:
 
 def math_environment(cleaner: "Cleaner", name: str, pos: int) -> int:
     """\\begin{equation} … \\end{equation}."""
-    end = cleaner.source.closing("\\end{" + name + "}", pos)
+    end = cleaner.source.environment_end(name, pos)
     if end < 0:
         cleaner.warnings.add(f"environment {name} does not end")
         return pos
@@ -115,10 +115,8 @@ def math_environment(cleaner: "Cleaner", name: str, pos: int) -> int:
 
 def emit(cleaner: "Cleaner", opening: str, inner: str, closing: str, place: int) -> None:
     """Write a formula, whose inside stands at `place`; an empty one goes."""
-    if IS_COMPILED:
-        if (look := first_look(inner)) >= 0 and IN_MATH.search(inner, look):
-            inner = math(cleaner, inner, place)
-    elif IN_MATH.search(inner):
+    look = first_look(inner) if IS_COMPILED else 0
+    if look >= 0 and IN_MATH.search(inner, look):
         inner = math(cleaner, inner, place)
     if not has_even_braces(inner):
         inner = balanced(inner)
@@ -164,7 +162,7 @@ def math(cleaner: "Cleaner", inner: str, place: int) -> str:
         rest = inner[pos : pos + 1]
         if rest in WHITE and inner.startswith("\n", skip_spaces(inner, pos)) and ends_in_blank_line(out):
             pos = skip_blanks(inner, pos)  # what went had its line to itself
-        if rest.isalpha() and out and ENDS_IN_WORD.search(out[-1][-40:]):
+        if rest.isalpha() and out and glue(out[-1], rest) != rest:
             out.append(" ")
     out.append(inner[pos:])
     return "".join(out)

@@ -14,12 +14,24 @@ from typing import Final
 
 from data_prep.latex_acronyms import DEFINITIONS, Acronym, define_acronym
 from data_prep.latex_conditionals import choice, conditional, switch, xparse_test
-from data_prep.latex_definitions import CSNAME, FALSE, MAX_DEPTH, NO_VALUE, TRUE, Macro, def_macro, xparse_spec
+from data_prep.latex_definitions import (
+    CSNAME,
+    FALSE,
+    MAX_DEPTH,
+    NO_VALUE,
+    TRUE,
+    Macro,
+    by_tags,
+    def_macro,
+    without_paragraphs,
+    xparse_spec,
+)
 from data_prep.latex_formats import FORMATS, NAMES_FORMAT
 from data_prep.latex_scan import IS_COMPILED, known_names, name_slot, next_name
 from data_prep.latex_source import (
     BLANK,
     CONTROL,
+    NAME_IN_BRACES,
     NEAR_CHARS,
     SCAN_CHARS,
     Source,
@@ -63,11 +75,6 @@ OPENS_SOMETHING: Final = re.compile(
     )
     + r")\*?\}"
 )
-# Environments that authors begin by their commands in definitions of others: {\align}{\endalign}, \csname equation*\endcsname.
-BY_COMMAND: Final = re.compile(
-    r"\\(?:csname\s+)?(?P<end>end)?(?P<name>(?:equation|eqnarray|align|gather|multline|flalign|displaymath|IEEEeqnarray)\*?)"
-    r"(?![A-Za-z@])(?:\\endcsname)?\s?"
-)
 # These mean what they say, whatever an author's definition makes them look like.
 NAMED_WELL: Final = frozenset(
     """abstract proof theorem lemma proposition corollary definition remark example exercise prooftree itemize enumerate description quote quotation
@@ -83,9 +90,6 @@ SPACES: Final = frozenset(" \t\n")
 FONT_SWITCH_LAST: Final = re.compile(
     r"\\(?:it|bf|rm|sl|em|sc|tt|sf|itshape|bfseries|slshape|scshape|upshape|rmfamily|sffamily|ttfamily)\Z"
 )
-BLANK_LINE: Final = re.compile(r"\n[ \t]*\n")
-BLANK_LINES: Final = re.compile(r"\n(?:[ \t]*\n)+")
-NAME_IN_BRACES: Final = re.compile(r"\s*\{\s*([^{}\\$%&#~]*?)\s*\}")
 DEFINED_NAME: Final = re.compile(r"\s*\*?\s*(?:\{\s*\\([A-Za-z@]+|[^A-Za-z@\s])\s*\}|\\([A-Za-z@]+|[^A-Za-z@\s]))")
 SIMPLE_NEWCOMMAND: Final = re.compile(
     r"\s*\*?\s*(?:\{\s*\\([A-Za-z@]+)\s*\}|\\([A-Za-z@]+))\s*(?:\[\s*([1-9])\s*\]\s*)?(?=\{)"
@@ -149,7 +153,15 @@ class Expander:
         source, pos, active = Source(text), 0, self.active
         scrap: list[str] = []
         while True:
-            start, end = self.next_in_preamble(text, pos)
+            if IS_COMPILED:
+                start, end = self.next_active(text, pos, True, FRONT_MATTER)
+            else:
+                for match in CONTROL.finditer(text, pos):
+                    if match[1] in active or match[1] in FRONT_MATTER:
+                        start, end = match.span()
+                        break
+                else:
+                    start = -1
             if start < 0:
                 return -1
             name = text[start + 1 : end]
@@ -240,27 +252,18 @@ class Expander:
             if self.ended or (self.tail and depth):
                 return "".join(out)
 
-    def next_active(self, text: str, pos: int, at_letter: bool) -> tuple[int, int]:
-        """Start and end of the first control word or symbol from `pos` on that means something; (-1, -1) without one. For the compiled form."""
+    def next_active(
+        self, text: str, pos: int, at_letter: bool, others: frozenset[str] = frozenset()
+    ) -> tuple[int, int]:
+        """Start and end of the first control word or symbol from `pos` on that means something, or is one of the others.
+
+        (-1, -1) without one. For the compiled form: interpreted, a loop over the matches of CONTROL is quicker where it stands.
+        """
         while True:
             start, end = next_name(text, pos, at_letter, self.known)
-            if start < 0 or text[start + 1 : end] in self.active:
+            if start < 0 or (name := text[start + 1 : end]) in self.active or name in others:
                 return start, end
             pos = end
-
-    def next_in_preamble(self, text: str, pos: int) -> tuple[int, int]:
-        """`next_active` of a preamble, or a command of FRONT_MATTER."""
-        active = self.active
-        if IS_COMPILED:
-            while True:
-                start, end = next_name(text, pos, True, self.known)
-                if start < 0 or (name := text[start + 1 : end]) in active or name in FRONT_MATTER:
-                    return start, end
-                pos = end
-        for match in CONTROL.finditer(text, pos):
-            if match[1] in active or match[1] in FRONT_MATTER:
-                return match.span()
-        return -1, -1
 
     def note_place(self, out: list[str], pos: int) -> None:
         """Remember, for --explain, that the text from `pos` on comes behind what `out` holds."""
@@ -768,13 +771,13 @@ class Expander:
             return pos
         inner = found[1]
         if inner in RAW_ENVIRONMENTS:
-            close = source.closing("\\end{" + inner + "}", found.end())
+            close = source.environment_end(inner, found.end())
             end = found.end() if close < 0 else close
             if inner not in SKIPPED_ENVIRONMENTS:
                 out.append(text[start:end])
             return end
         if inner in self.excluded:
-            close = source.closing("\\end{" + inner + "}", found.end())
+            close = source.environment_end(inner, found.end())
             if self.places is not None and depth == 0:
                 self.notes.append((f"excluded environment {inner}", start, max(close, found.end())))
             return found.end() if close < 0 else close
@@ -900,29 +903,6 @@ class Expander:
         define_acronym(self.acronyms, source, name, pos)
         out.append(source.text[start:pos])
         return pos
-
-
-def without_paragraphs(result: str, macro: Macro, arguments: list[str]) -> str:
-    """What a macro stands for, its line ends as TeX reads them: spaces. Only a blank line that the author wrote ends a paragraph.
-
-    What is left out of a body, such as a test, may leave a line blank, and a `$` does not look for its partner beyond one.
-    """
-    edges = result[0].isspace() or result[-1].isspace()
-    if not edges and not BLANK_LINE.search(result):
-        return result
-    if BLANK_LINE.search(macro.body) or any("\n" in argument and BLANK_LINE.search(argument) for argument in arguments):
-        return result
-    bare = result.strip()
-    before, after = result[: len(result) - len(result.lstrip())], result[len(result.rstrip()) :]
-    if not bare:
-        return " "
-    bare = BLANK_LINES.sub("\n", bare)
-    return f"{' ' if before else ''}{bare}{' ' if after else ''}"
-
-
-def by_tags(body: str) -> str:
-    """The body of an environment's definition with the environments in it that begin by their commands: \\align -> \\begin{align}."""
-    return BY_COMMAND.sub(lambda match: f"\\{'end' if match['end'] else 'begin'}{{{match['name']}}}", body)
 
 
 def behind_taker(text: str, pos: int) -> bool:

@@ -26,11 +26,11 @@ from data_prep.latex_scan import (
     fold,
 )
 from data_prep.latex_source import (
+    BLANK_LINE,
     GROUP,
     LABEL_KEY,
     MAX_NESTING,
     OPENS_ARGUMENT,
-    PARAGRAPH,
     RAW_MARK,
     WHITE,
     Source,
@@ -474,7 +474,7 @@ class Cleaner:
 
     def beginsection(self, name: str, start: int, pos: int) -> int:
         """Plain TeX's \\beginsection heading \\par."""
-        found = PARAGRAPH.search(self.text, pos, pos + 300)
+        found = BLANK_LINE.search(self.text, pos, pos + 300)
         end = found.start() if found else pos
         par = self.text.find("\\par", pos, end)
         end = par if par >= 0 else end

@@ -15,9 +15,8 @@ from data_prep.latex_scan import IS_COMPILED, group_end, next_conditional
 from data_prep.latex_tables import NOT_CONDITIONALS, RAW_ENVIRONMENTS, SKIPPED_ENVIRONMENTS
 
 NEAR_CHARS: Final = 2_000  # a group this short is matched by one regular expression
-SCAN_CHARS: Final = (
-    20_000  # longer ones are counted, up to these and as many as the text has; then a table of all is made
-)
+# longer ones are counted, up to these and as many as the text has; then a table of all is made
+SCAN_CHARS: Final = 20_000
 MAX_NESTING: Final = 30  # of footnotes in headings in footnotes …; deeper ones are unwrapped
 
 CONTROL: Final = re.compile(r"\\([A-Za-z@]+|[\s\S])")  # in macros, packages and behind \makeatletter
@@ -29,6 +28,7 @@ SHALLOW: Final = rf"\{{[^{{}}\\]*(?:{ESCAPED}[^{{}}\\]*)*\}}"
 NESTED: Final = rf"\{{[^{{}}\\]*(?:(?:{ESCAPED}|{SHALLOW})[^{{}}\\]*)*\}}"
 GROUP: Final = re.compile(NESTED)
 OPTION: Final = re.compile(rf"\[[^][{{}}\\]*(?:(?:{ESCAPED}|{NESTED}|\[[^][{{}}\\]*\])[^][{{}}\\]*)*\]")
+NAME_IN_BRACES: Final = re.compile(r"\s*\{\s*([^{}\\$%&#~]*?)\s*\}")
 BLANKS: Final = re.compile(r"\s*")
 CONDITIONAL: Final = re.compile(r"\\(?:(if[A-Za-z@]*)|(else|or)|(fi))(?![A-Za-z@])")
 MATH_TOKEN: Final = re.compile(r"\\[\s\S]|[{}$]")
@@ -38,7 +38,7 @@ BEFORE_COMMENT: Final = frozenset(" \t%")
 COMMENT_LINES: Final = re.compile(r"(?:[ \t]*%[^\n]*(?:\n|$))*")
 URL_ON_LINE: Final = re.compile(r"\\(?:url|path|href|nolinkurl|burl|doi)\s*(?:\[[^]\n]*\]\s*)?\{([^{}\n]*)$")
 VERB_ON_LINE: Final = re.compile(r"\\(?:verb|lstinline)\*?([^A-Za-z\s*])")
-PARAGRAPH: Final = re.compile(r"\n[ \t]*\n")
+BLANK_LINE: Final = re.compile(r"\n[ \t]*\n")
 WHITE: Final = frozenset(" \t\n")
 LABEL_KEY: Final = re.compile(r"\{(?=[^{}\\$\n]{0,100}[A-Za-z])[^{}\\$\n]{1,100}\}")
 RAW_MARK: Final = "\x1a"  # no source has it; NUL would be every second byte of a text with two a character
@@ -103,6 +103,10 @@ class Source:
             self._missing[mark] = pos
             return -1
         return found + len(mark)
+
+    def environment_end(self, name: str, pos: int) -> int:
+        """The place after the next \\end{name}, or -1."""
+        return self.closing("\\end{" + name + "}", pos)
 
     def unescaped(self, mark: str, pos: int) -> int:
         """Where the next `mark` stands that no backslash escapes, or -1."""
@@ -250,7 +254,7 @@ def strip_comments(text: str, places: list[tuple[int, int]] | None = None) -> st
         if raw is not None and (start < 0 or raw.start() < start):
             begin, begun, name = raw.start(), raw.end(), raw[1]
             source = source or Source(text)
-            close = source.closing("\\end{" + name + "}", begun) - len(name) - 6
+            close = source.environment_end(name, begun) - len(name) - 6
             if name in SKIPPED_ENVIRONMENTS:
                 out.append(text[pos:begin])
                 size += begin - pos
