@@ -23,6 +23,7 @@ from data_prep.latex_source import CONDITIONAL, brace_pairs
 PIECES = (
     *"\\\\\\{}{}$$$~&`'-[]*^= \n\tax@(", "\\[", "\\]", "\\begin{", "\\end{", "\\item ", "\\item", "\\begin{proof}", "\\end{lemma*}", "\\begin{thm}[a=b]", "\\begin{thm}[a",
     "\\label", "\\alpha", "\\left", "\\epsfig", "\\in", "\\protect", "\\nu", "$x$", "${\\it a}$", "\\cite", "--", "---", "''", "\n\n", "\n \n", "\u2003", "é", "\\\\", "\\$", "\\{", "\x1c",
+    "${{a}}$", "${{{a}}}$", "\\[{{{a}}}\\]", "$^\\cite{a}$", "$^{[\\cite{a}]}$", f"\\begin{{thm}}[{'a' * 100}=]", f"\\begin{{thm}}[{'a' * 101}=]",
 )  # fmt: skip
 
 
