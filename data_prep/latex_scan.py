@@ -35,7 +35,7 @@ MATH_DEPTH: Final = (
     2  # groups in groups of a formula that is copied as it is: as deep as MATH_GROUP of latex_formulas.py reads
 )
 OPTION_CHARS: Final = 100  # of a theorem, looked at for settings
-NAME_SLOTS: Final = 4096  # of a table of names, see `name_slot`; a paper has some 300 names, so that one in ten of the others shares a slot
+NAME_SLOTS: Final = 4096  # of a table of names, see `name_slot`; with 140 names of ours and 250 of an author one in ten of the others shares a slot
 
 
 # --- characters ---------------------------------------------------------------------------------------------------------
