@@ -224,21 +224,24 @@ class Cleaner:
         start = pos - len(name) - 1
         if (letters := name.find("@")) > 0 and name[:letters] in DRAWN:  # \xymatrix@C=1em
             return drawn(self, name[:letters], start, start + 1 + letters)
-        self.note("unknown command", start, pos)
         if name in self.keywords:
             return self.pattern(name, start, pos)
         text, behind_name = self.text, pos
         if text[pos : pos + 1] != "{":
             if text[pos : pos + 1] in BEFORE_VALUE and (found := ASSIGNED.match(text, pos)) and self.is_register(name):
                 end = found.end()
-                return self.past_line_end(self.skip("m", end) if text[end - 1] == "=" else end)
+                end = self.skip("m", end) if text[end - 1] == "=" else end
+                self.note("assignment", start, end)
+                return self.past_line_end(end)
             pos = self.after_word(pos)
             if text[pos : pos + 1] == "=" and (found := ASSIGNED_LENGTH.match(text, pos)):
+                self.note("assignment", start, found.end())
                 return found.end()
             if text[pos : pos + 1] == "[" and (found := UNKNOWN_OPTION_IS_LAYOUT.match(text, pos, pos + 300)):
                 pos = found.end()
         if text[pos : pos + 1] == "{" and name[0].isalpha():
             return self.unknown_arguments(name, start, behind_name, pos)
+        self.note("unknown command", start, behind_name)
         return self.past_line_end(pos)
 
     def is_register(self, name: str) -> bool:
@@ -263,6 +266,7 @@ class Cleaner:
             self.note("reference", start, found.end(), name)
             self.out.append("*")
             return found.end()
+        self.note("unknown command", start, behind_name)
         end = self.short_group_end(pos)
         while end > 0 and text[end : end + 1] == "{" and self.nesting < MAX_NESTING:  # the last one is read as any text
             self.nesting += 1

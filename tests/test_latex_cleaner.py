@@ -93,6 +93,18 @@ def test_nothing_left_is_one_reason(source: str) -> None:
     assert rejected.reason in REASONS
 
 
+def test_explain_names_one_rule_for_a_command_that_nobody_knows() -> None:
+    source = f"{PADDING} \\newdimen\\mine See \\Iref{{5a}}, \\mycite{{b}} and \\foo{{c}}. \\mine=3pt Then \\bar."
+    told: list[Removal] = []
+    clean_latex(source, explain=told)
+    rules = {removal.excerpt: removal.rule for removal in told}
+    assert "\\Iref" not in rules
+    assert rules["\\Iref{5a}"] == "reference \\Iref"
+    assert rules["\\mycite{b}"] == "citation \\mycite"
+    assert rules["\\foo"] == "unknown command"
+    assert rules["\\mine=3pt"] == "assignment"
+
+
 def test_explain_tells_what_went_from_a_formula_and_with_its_environment() -> None:
     source = f"{PADDING}\n\\excludecomment{{draft}}\n\\begin{{draft}}no\\end{{draft}}\n\\begin{{equation}}\na \\label{{x}}\n\\end{{equation}}"
     told: list[Removal] = []
